@@ -1,0 +1,290 @@
+"""The command line: what users type, what is printed, and the exit codes.
+
+Results go to stdout, progress and messages to stderr. Exit 0: done; 1: an error the user can act on; 2: usage; 130:
+interrupted with everything saved. Only here are the package's errors caught.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hyperpower_runner import __version__
+from hyperpower_runner.errors import HyperPowerError
+
+if TYPE_CHECKING:  # imported where they are used, so that --help stays fast
+    from hyperpower_runner.config import ExperimentConfig
+    from hyperpower_runner.driver import Ending
+    from hyperpower_runner.experiment import Experiment
+    from hyperpower_runner.summary import Summary
+
+EXIT_ERROR, EXIT_INTERRUPTED = 1, 130  # 2, for usage, is typer's
+
+app = typer.Typer(
+    name="hyperpower-runner",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Search for the best neural network that fits a power and memory budget.",
+    epilog="Begin with: hyperpower-runner init my-experiment && hyperpower-runner run my-experiment",
+)
+
+Directory = Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="The experiment directory, with config.json.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+class Template(str, Enum):
+    cnn = "cnn"
+    python = "python"
+    shell = "shell"
+
+
+@app.callback(invoke_without_command=True)
+def top(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command(epilog="Example: hyperpower-runner init my-search --template shell")
+def init(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory to make.")],
+    template: Annotated[Template, typer.Option(help="What to start from.")] = Template.python,
+) -> None:
+    """Make a new experiment that runs as it is: **cnn** (PyTorch on real images), **python**, or **shell**."""
+    from hyperpower_runner.templates import write_template
+
+    for path in write_template(template.value, directory):
+        print(path)
+    _say(f"Next: hyperpower-runner run {directory}")
+
+
+@app.command(epilog="Example: hyperpower-runner validate experiments/quickstart")
+def validate(directory: Directory, as_json: Json = False) -> None:
+    """Check config.json, the objective's script and the hardware models; run nothing."""
+    experiment, config = _open(directory)
+    _check_feasible(experiment, config)
+    space = config.space
+    content = {
+        "valid": True,
+        "dimensions": space.dimensions,
+        "points": space.cardinality,
+        "method": config.method,
+        "constraints": dict(config.constraints),
+    }
+    points = "countless" if space.cardinality is None else f"{space.cardinality:,}"
+    _print(content, as_json, f"{experiment.config_file} is valid: {space.dimensions} dimensions, {points} points.")
+
+
+@app.command(epilog="Example: hyperpower-runner run experiments/quickstart --evaluations 20 --max-concurrent 2")
+def run(
+    directory: Directory,
+    evaluations: Annotated[int | None, typer.Option(min=1, help="Stop at so many, earlier runs included.")] = None,
+    hours: Annotated[float | None, typer.Option(min=0, help="Stop after so many, earlier runs included.")] = None,
+    max_concurrent: Annotated[int | None, typer.Option(min=1, help="Jobs at a time.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Start a search, or resume it: the directory holds all there is to know.
+
+    Ctrl-C once: no new jobs, the running ones are left to finish. Twice: they are cancelled.
+    """
+    experiment, config = _open(directory)
+    config = replace(
+        config,
+        evaluations=evaluations or config.evaluations,
+        hours=hours if hours is not None else config.hours,
+        max_concurrent=max_concurrent or config.max_concurrent,
+    )
+    with experiment.lock():
+        _check_feasible(experiment, config)
+        ending, summary = _drive(experiment, config)
+    _print(summary.to_json(), as_json, _text(summary))
+    _say(ending.sentence)
+    _finish(experiment, ending)
+
+
+@app.command(epilog="Example: hyperpower-runner status experiments/quickstart --json")
+def status(directory: Directory, as_json: Json = False) -> None:
+    """Show the jobs by status, the best so far, violations, and the time spent."""
+    experiment, config = _open(directory)
+    summary = _read_summary(experiment, config)
+    holder = experiment.holder()
+    content = {**summary.to_json(), "driver": holder and {"pid": holder["pid"], "host": holder["host"]}}
+    driver = f"running, process {holder['pid']} on {holder['host']}" if holder else "not running"
+    _print(content, as_json, f"{_text(summary)}\ndriver      {driver}")
+
+
+@app.command(epilog="Example: hyperpower-runner best experiments/quickstart --json")
+def best(directory: Directory, as_json: Json = False) -> None:
+    """Show the incumbent: the best completed job that meets every constraint."""
+    from hyperpower_runner.summary import best_json
+    from hyperpower_runner.view import show_number
+
+    experiment, config = _open(directory)
+    summary = _read_summary(experiment, config)
+    trial = summary.best
+    if trial is None:
+        completed = summary.counts["completed"]
+        bounds = " and ".join(f"{metric} <= {bound:g}" for metric, bound in config.constraints.items())
+        why = f"none of {completed} completed jobs is known to meet {bounds}" if completed else "no job has completed"
+        raise HyperPowerError(f"{directory}: no best yet, {why}; search on with: hyperpower-runner run {directory}")
+    lines = [f"job {trial.job.job_id}"]
+    lines += [f"  {name:<20} {show_number(value)}" for name, value in trial.metrics.items()]
+    lines += ["params"] + [f"  {name:<20} {value}" for name, value in trial.job.params.items()]
+    _print(best_json(trial), as_json, "\n".join(lines))
+
+
+@app.command(epilog="Example: hyperpower-runner stop experiments/quickstart --now")
+def stop(
+    directory: Directory,
+    now: Annotated[bool, typer.Option("--now", help="Also cancel the running jobs.")] = False,
+) -> None:
+    """Ask the running driver to start no more jobs; it ends when the running ones have finished."""
+    experiment, _ = _open(directory)
+    holder = experiment.holder()
+    if holder is None:
+        raise HyperPowerError(f"{directory}: no driver is running here, so there is nothing to stop")
+    experiment.request_stop("the stop command", cancel=now)
+    running = "cancels the running jobs" if now else "ends when its running jobs have finished"
+    _say(f"Asked process {holder['pid']} on {holder['host']} to stop: it {running}.")
+
+
+@app.command(epilog="Example: hyperpower-runner clean experiments/quickstart --yes")
+def clean(
+    directory: Directory,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete what a search left behind: jobs, results and caches. config.json and hardware/ stay."""
+    experiment, _ = _open(directory)
+    with experiment.lock():
+        history = experiment.read_history()
+        count = len(history)
+        live = [trial.job.job_id for trial in history if not trial.ended and experiment.may_run(trial.job.job_id)]
+        if live:
+            raise HyperPowerError(
+                f"{directory}: jobs {live} are still running; wait, or resume the search and press Ctrl-C twice"
+            )
+        if not yes and count and not typer.confirm(f"Delete {count} jobs of {directory} for good?", err=True):
+            raise HyperPowerError("nothing was deleted")
+        removed = experiment.clean()
+    for path in removed:
+        print(path)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of config.json, for editors that complete and check it."""
+    from hyperpower_runner.config import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+def _open(directory: Path) -> tuple[Experiment, ExperimentConfig]:
+    from hyperpower_runner.experiment import Experiment
+
+    experiment = Experiment(directory.resolve())
+    return experiment, experiment.read_config()
+
+
+def _check_feasible(experiment: Experiment, config: ExperimentConfig) -> None:
+    """Raise unless a first suggestion can be made: nothing runs in a space whose constraints exclude everything."""
+    import numpy as np
+
+    from hyperpower_runner.errors import InfeasibleError
+    from hyperpower_runner.methods import make_method
+    from hyperpower_runner.trial import History
+
+    try:
+        make_method(config, experiment.read_models(config)).suggest(History(), np.random.default_rng(config.seed))
+    except InfeasibleError as error:
+        raise InfeasibleError(f"{experiment.config_file}: {error}") from None
+
+
+def _drive(experiment: Experiment, config: ExperimentConfig) -> tuple[Ending, Summary]:
+    from rich.console import Console
+
+    from hyperpower_runner.driver import Driver
+    from hyperpower_runner.launchers.interrupts import Interrupts
+    from hyperpower_runner.launchers.local import LocalLauncher
+    from hyperpower_runner.view import Lines, LiveView
+
+    console = Console(stderr=True)
+    with contextlib.ExitStack() as stack:
+        if console.is_terminal:
+            observer: Lines = stack.enter_context(LiveView(experiment, config, console))
+        else:
+            observer = Lines(config, console)
+        interrupts = stack.enter_context(Interrupts())
+        launcher = LocalLauncher(interrupts.wake)
+        models = experiment.read_models(config)
+        driver = Driver(experiment, config, models, launcher, observer, interrupts.acknowledge)
+        return driver.run(), driver.summary()
+
+
+def _finish(experiment: Experiment, ending: Ending) -> None:
+    """Leave with the exit code of an ending, and say what to do next."""
+    from hyperpower_runner.driver import Why
+
+    if ending.why is Why.FAILURES:
+        last = max(trial.job.job_id for trial in experiment.read_history() if trial.ended)
+        files = experiment.job_files(last)
+        _say(f"The last lines of {files.output}:\n{files.log_tail()}")
+        raise HyperPowerError(
+            f"{ending.sentence} Mend the script, then resume: hyperpower-runner run {experiment.root}"
+        )
+    if ending.why in (Why.INTERRUPTED, Why.STOPPED):
+        _say(f"Resume with: hyperpower-runner run {experiment.root}")
+    if ending.why is Why.INTERRUPTED:
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _read_summary(experiment: Experiment, config: ExperimentConfig) -> Summary:
+    from hyperpower_runner.summary import Summary, elapsed_s
+
+    history = experiment.read_history()
+    unfinished = {trial.job.job_id: experiment.status(trial) for trial in history if not trial.ended}
+    rejected = sum(experiment.read_rejections().values())
+    return Summary(config, history, unfinished, rejected, elapsed_s(history, time.time()))
+
+
+def _text(summary: Summary) -> str:
+    from hyperpower_runner.view import show_best, show_budget
+
+    counts = ", ".join(f"{count:,} {name}" for name, count in summary.counts.items() if count)
+    lines = {"jobs": counts or "none yet", "best": show_best(summary), "budget": show_budget(summary)}
+    if summary.config.constraints:
+        found = summary.violations
+        lines["violations"] = f"{found['predicted']} predicted, {found['measured']} measured"
+    return "\n".join(f"{name:<12}{line}" for name, line in lines.items())
+
+
+def _print(content: dict[str, Any], as_json: bool, text: str) -> None:
+    from hyperpower_runner.job_files import strict
+
+    print(json.dumps(strict(content), indent=2) if as_json else text)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def main() -> None:
+    """Entry point; turns the package's errors into one sentence and exit code 1."""
+    try:
+        app()
+    except HyperPowerError as error:
+        _say(f"error: {error}")
+        sys.exit(EXIT_ERROR)
+
+
+if __name__ == "__main__":
+    main()

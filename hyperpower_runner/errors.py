@@ -1,0 +1,72 @@
+"""The errors that this package raises on purpose, and nothing about how they are shown.
+
+HyperPowerError             what the user can act on; the command line prints it as one sentence and exits with 1
+├── ConfigError             config.json (or a dict in its form) says something that is not allowed
+├── ExpressionError         a known constraint is not in the expression language
+├── ParamsError             params that are not a point of the search space
+├── InfeasibleError         no feasible point could be found in the space
+├── SpaceExhaustedError     every feasible point has been tried: the search ends
+├── ModelsError             hardware/models.json does not fit the space or is not a models file
+├── ExperimentError         a file of an experiment directory is missing, unreadable or of a newer schema
+├── LockedError             another driver holds the experiment
+├── LaunchError             a job could not be started
+└── ObjectiveError          a wrapper script was called or written wrongly
+
+Every message is one sentence that names the file or the key, what was found, what is allowed, and what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class HyperPowerError(Exception):
+    """Base of every error that a user can act on."""
+
+
+class ConfigError(HyperPowerError):
+    """config.json (or a dict in its form) says something that is not allowed."""
+
+
+class ExpressionError(HyperPowerError):
+    """A known constraint is not in the expression language."""
+
+
+class ParamsError(HyperPowerError):
+    """Params that are not a point of the search space."""
+
+
+class InfeasibleError(HyperPowerError):
+    """No feasible point could be found in the space."""
+
+
+class SpaceExhaustedError(HyperPowerError):
+    """Every feasible point has been tried."""
+
+
+class ModelsError(HyperPowerError):
+    """hardware/models.json does not fit the space, or is not a models file."""
+
+
+class ExperimentError(HyperPowerError):
+    """A file of an experiment directory is missing, unreadable, or written by a newer version."""
+
+
+class LockedError(HyperPowerError):
+    """Another driver holds the experiment."""
+
+
+class LaunchError(HyperPowerError):
+    """A job could not be started."""
+
+
+class ObjectiveError(HyperPowerError):
+    """A wrapper script was called or written wrongly."""
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """Return '; did you mean "..."?' for the nearest known spelling, or '' when none is near."""
+    import difflib  # here, because wrapper scripts import this module and must start fast
+
+    near = difflib.get_close_matches(found, list(known), n=1, cutoff=0.6)
+    return f'; did you mean "{near[0]}"?' if near else ""

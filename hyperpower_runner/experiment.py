@@ -1,0 +1,224 @@
+"""The experiment directory: where every file lies, how it is read, and the lock of the one driver.
+
+    config.json, jobs/000001/..., rejected.jsonl, hardware/models.json, state/, driver.lock, stop
+
+What is on disk is the only state of a search; a trial's status is derived from it. It does not decide anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from hyperpower_runner import processes
+from hyperpower_runner.config import ExperimentConfig, parse_text
+from hyperpower_runner.errors import ConfigError, ExperimentError, LockedError, did_you_mean
+from hyperpower_runner.hardware import models as hardware_models
+from hyperpower_runner.job_files import SCHEMA, JobFiles, append_json_line, read_json, read_json_lines, write_json
+from hyperpower_runner.trial import History, Job, Rejection, Result, Status, Trial
+
+INTERPRETERS = ("python", "python3", "bash", "sh", "Rscript", "julia", "node", "perl", "ruby")
+
+
+class Experiment:
+    """An experiment directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config_file = root / "config.json"
+        self.jobs = root / "jobs"
+        self.rejected_file = root / "rejected.jsonl"
+        self.models_file = root / "hardware" / "models.json"
+        self.state = root / "state"
+        self.holder_file = self.state / "driver.json"
+        self.lock_file = root / "driver.lock"
+        self.stop_file = root / "stop"
+
+    # --- what the user wrote
+
+    def read_config(self) -> ExperimentConfig:
+        """Read and check config.json, and that what it starts exists; raises ConfigError."""
+        where = str(self.config_file)
+        try:
+            text = self.config_file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            missing = "holds no config.json" if self.root.is_dir() else "is not a directory"
+            raise ConfigError(f"{self.root}: {missing}; make an experiment with: hyperpower-runner init DIR") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{where}: cannot be read ({error})") from None
+        config = parse_text(text, where)
+        self._check_command(config.command, where)
+        return config
+
+    def _check_command(self, command: tuple[str, ...], where: str) -> None:
+        """Raise ConfigError unless the program, and the script that an interpreter is given, can be run."""
+        program = command[0]
+        search_path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        if "/" in program:
+            self._check_script(program, where)
+            if not os.access(self.root / program, os.X_OK):
+                raise ConfigError(f'{where}: objective.command: "{program}" is not executable; run chmod +x on it')
+        elif shutil.which(program, path=search_path) is None:
+            raise ConfigError(f'{where}: objective.command: there is no program "{program}" on the PATH')
+        if Path(program).name in INTERPRETERS:
+            words = list(command[1:])
+            if words[:2] == ["-m", "hyperpower_runner.objective"]:
+                words = words[2:]
+            if words and not words[0].startswith("-"):
+                self._check_script(words[0], where)
+
+    def _check_script(self, script: str, where: str) -> None:
+        path = self.root / script
+        if not path.is_file():
+            beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+            raise ConfigError(
+                f'{where}: there is no script "{script}" in {path.parent}{did_you_mean(path.name, beside)}'
+            )
+
+    def read_models(self, config: ExperimentConfig) -> hardware_models.HardwareModels:
+        """Read hardware/models.json; a set that predicts nothing where there is none."""
+        content = read_json(self.models_file)
+        if content is None:
+            return hardware_models.HardwareModels(config.space)
+        return hardware_models.from_json(content, config.space, config.platform, str(self.models_file))
+
+    # --- jobs
+
+    def job_files(self, job_id: int) -> JobFiles:
+        return JobFiles(self.jobs / f"{job_id:06d}")
+
+    def write_job(self, job: Job) -> None:
+        files = self.job_files(job.job_id)
+        files.folder.mkdir(parents=True, exist_ok=True)
+        write_json(files.job, job.to_json())
+
+    def read_history(self) -> History:
+        """Read all jobs and their results, by job id."""
+        trials = [self.read_trial(job_id) for job_id in self._job_ids()]
+        return History(tuple(trial for trial in trials if trial is not None))
+
+    def read_trial(self, job_id: int) -> Trial | None:
+        """Read one job; None for a folder whose job.json was never written."""
+        files = self.job_files(job_id)
+        content = read_json(files.job)
+        if content is None:
+            return None
+        try:
+            job = Job.from_json(content)
+        except (KeyError, TypeError) as error:
+            raise ExperimentError(
+                f"{files.job}: is not a job file ({error!r}); restore it or delete its folder"
+            ) from None
+        return Trial(job, self.read_result(job_id))
+
+    def read_result(self, job_id: int) -> Result | None:
+        path = self.job_files(job_id).result
+        content = read_json(path)
+        if content is None:
+            return None
+        try:
+            return Result.from_json(content)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ExperimentError(
+                f"{path}: is not a result ({error!r}); restore it, or delete it to have the job run again"
+            ) from None
+
+    def write_result(self, job_id: int, result: Result) -> Result:
+        """Write a result for a job whose worker cannot; returns the one that stands, as the worker may be first."""
+        write_json(self.job_files(job_id).result, {"id": job_id, **result.to_json()}, exclusive=True)
+        return self.read_result(job_id) or result
+
+    def status(self, trial: Trial) -> Status:
+        """Where a job stands, derived from its files."""
+        if trial.result is not None:
+            return trial.result.status
+        claimed = self.job_files(trial.job.job_id).last_attempt() > 0
+        return Status.RUNNING if claimed else Status.PENDING
+
+    def may_run(self, job_id: int) -> bool:
+        """Whether a worker of this job lives, or cannot be seen from this host."""
+        files = self.job_files(job_id)
+        attempt = files.last_attempt()
+        identity = read_json(files.attempt(attempt)) if attempt else None
+        return identity is not None and processes.is_alive(identity) is not False
+
+    def _job_ids(self) -> list[int]:
+        try:
+            names = [entry.name for entry in os.scandir(self.jobs)]
+        except FileNotFoundError:
+            return []
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    # --- candidates that never ran
+
+    def append_rejection(self, job_id: int, rejection: Rejection) -> None:
+        line = {"schema": SCHEMA, "id": job_id, "discarded": rejection.discarded, "first": list(rejection.first)}
+        append_json_line(self.rejected_file, line)
+
+    def read_rejections(self) -> Mapping[int, int]:
+        """How many candidates were discarded, by job id; a line written again by a resumed driver counts once."""
+        discarded = {}
+        for line in read_json_lines(self.rejected_file):
+            job_id, count = line.get("id"), line.get("discarded")
+            if isinstance(job_id, int) and isinstance(count, int):
+                discarded[job_id] = count
+        return discarded
+
+    # --- the driver
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory as its one driver; raises LockedError naming the process that holds it."""
+        lock = filelock.FileLock(self.lock_file)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            holder = self.holder()
+            who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+            raise LockedError(
+                f"{self.root}: its search is already run by {who}; wait for it, or end it with:"
+                f" hyperpower-runner stop {self.root}"
+            ) from None
+        try:
+            self.state.mkdir(exist_ok=True)
+            write_json(self.holder_file, {**processes.own_identity(), "since_s": time.time()})
+            yield
+        finally:
+            self.holder_file.unlink(missing_ok=True)
+            lock.release()
+
+    def holder(self) -> dict[str, Any] | None:
+        """The process that drives the search, where one is known and not known to be dead."""
+        try:
+            holder = read_json(self.holder_file)
+        except ExperimentError:
+            return None
+        return None if holder is None or processes.is_alive(holder) is False else holder
+
+    def request_stop(self, reason: str, *, cancel: bool = False) -> None:
+        """Ask the driver, wherever it runs, to start no more jobs, or also to cancel the running ones."""
+        write_json(self.stop_file, {"reason": reason, "cancel": cancel})
+
+    def stop_request(self) -> dict[str, Any] | None:
+        return read_json(self.stop_file) if self.stop_file.exists() else None
+
+    def clear_stop(self) -> None:
+        self.stop_file.unlink(missing_ok=True)
+
+    def clean(self) -> list[Path]:
+        """Delete what a search leaves behind, and return it; config.json, hardware/ and the user's files stay."""
+        removed = [path for path in (self.jobs, self.state, self.rejected_file, self.stop_file) if path.exists()]
+        for path in removed:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        return removed

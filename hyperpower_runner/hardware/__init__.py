@@ -1,0 +1,1 @@
+"""Power, memory and other metrics of a network on a device: models that predict them."""

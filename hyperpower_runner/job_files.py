@@ -1,0 +1,170 @@
+"""The files of one job, and how JSON reaches a disk: atomically, strictly, with a schema number.
+
+Driver, worker and wrapper scripts all go through here, so it imports nothing but the standard library and `errors`.
+It does not know what the fields mean. One writer per file:
+
+    job.json         driver, once          progress.jsonl   script, appended
+    attempt-1.json   worker, once          output.log       worker, appended
+    result.json      once, atomically      heartbeat        worker, touched
+    stop             whoever asks the job to stop, with the reason
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hyperpower_runner.errors import ExperimentError
+
+SCHEMA = 1
+
+
+def write_json(path: Path, content: dict[str, Any], *, exclusive: bool = False) -> bool:
+    """Write an object with its schema number: temporary file, fsync, rename, all in the same directory.
+
+    With `exclusive` an existing file is left alone and False is returned; True says that this call wrote it.
+    """
+    text = json.dumps({"schema": SCHEMA, **strict(content)}, indent=1, allow_nan=False) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if exclusive:
+            try:
+                os.link(temporary, path)  # unlike rename, fails where the name is taken
+            except FileExistsError:
+                return False
+        else:
+            temporary.replace(path)
+        fsync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def fsync_directory(path: Path) -> None:
+    """Make a rename or a new name in `path` survive a power loss."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def strict(value: Any) -> Any:
+    """Replace the floats that JSON has no literal for by the strings "NaN", "Infinity" and "-Infinity"."""
+    if isinstance(value, dict):
+        return {key: strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def as_number(value: Any) -> float | None:
+    """Read a JSON value as a number, the strings of `strict` included; None where it is not one."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf
+    if isinstance(value, str) and value.lower().lstrip("+-") in ("nan", "infinity", "inf"):
+        return float(value)
+    return None
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read an object, or None where the file does not exist.
+
+    Raises ExperimentError for a file that is unreadable, is not a JSON object, or has a newer schema number.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ExperimentError(f"{path}: cannot be read as JSON ({error}); restore the file or delete it") from None
+    if not isinstance(content, dict):
+        raise ExperimentError(f"{path}: a JSON object was expected, found {type(content).__name__}")
+    check_schema(content, str(path))
+    return content
+
+
+def check_schema(content: dict[str, Any], where: str) -> None:
+    schema = content.get("schema", SCHEMA)
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise ExperimentError(
+            f"{where}: its schema number is {schema!r}, but this version knows numbers up to {SCHEMA};"
+            " use a newer hyperpower_runner"
+        )
+
+
+def append_json_line(path: Path, content: dict[str, Any]) -> None:
+    """Append one object as a line, in a single write; a torn last line is closed first, so that it spoils no other."""
+    line = (json.dumps(strict(content), allow_nan=False) + "\n").encode()
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of an appended file; lines that are torn or are not objects are passed over."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(content, dict):
+            yield content
+
+
+class JobFiles:
+    """The folder of one job: `jobs/000012`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.job = folder / "job.json"
+        self.progress = folder / "progress.jsonl"
+        self.result = folder / "result.json"
+        self.output = folder / "output.log"
+        self.heartbeat = folder / "heartbeat"
+        self.stop = folder / "stop"
+
+    def attempt(self, number: int) -> Path:
+        """The claim of the worker that makes the given attempt (1, 2, ...) at the job."""
+        return self.folder / f"attempt-{number}.json"
+
+    def last_attempt(self) -> int:
+        """The number of the latest attempt that a worker claimed; 0 before the first."""
+        number = 0
+        while self.attempt(number + 1).exists():
+            number += 1
+        return number
+
+    def log_tail(self, lines: int = 12, limit_bytes: int = 8192) -> str:
+        """The last lines of output.log, or '' where there is none."""
+        try:
+            with self.output.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - limit_bytes))
+                text = file.read().decode("utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+        return "\n".join(text.rstrip().splitlines()[-lines:])

@@ -1,0 +1,46 @@
+"""Ctrl-C and SIGTERM, counted instead of raised: an exception in the middle of a write would leave it half done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interrupts:
+    """A context in which SIGINT and SIGTERM only count.
+
+    count: how many came; wake: a descriptor that becomes readable when one does, to end a wait.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.wake, self._write = os.pipe()
+        os.set_blocking(self.wake, False)
+        os.set_blocking(self._write, False)
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self.wake)
+        os.close(self._write)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        os.write(self._write, b"!")
+
+    def acknowledge(self) -> int:
+        """Return the count, and let the next wait sleep again."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.wake, 4096)
+        return self.count

@@ -1,0 +1,142 @@
+"""From a stream of candidates to the first that may run: known constraints, hardware models, and what was tried.
+
+This is where HyperPower saves its evaluations (3.2): a candidate is accepted or discarded before a second is spent on
+training it. Candidates are drawn and checked in arrays, so that feasible sets of one in 100,000 are found in a fraction
+of a second. It does not know how candidates are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpower_runner.errors import InfeasibleError, SpaceExhaustedError
+from hyperpower_runner.hardware.models import HardwareModels
+from hyperpower_runner.space import Array, Space
+from hyperpower_runner.trial import Rejection, Suggestion, params_key
+
+FIRST_CHUNK = 32  # most spaces accept one of the first few
+LARGEST_CHUNK = 65_536  # fits a cache
+MOST_CANDIDATES = 4_000_000  # a set of one in 100,000 is missed once in 10^17 searches
+MOST_KEPT = 100  # discarded candidates written down for each job
+MOST_ENUMERATED = 100_000  # points of a finite space that are listed to find the untried ones
+REPEATS_BEFORE_LISTING = 200
+
+Propose = Callable[[int], Array]
+
+
+@dataclass
+class Tally:
+    """What became of the candidates of one search, for the sentence that explains a failure."""
+
+    drawn: int = 0
+    known: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # how often each constraint held
+    allowed: int = 0  # candidates that met all of them
+    repeats: int = 0  # candidates that were acceptable, but tried before
+    discarded: int = 0
+    first_discarded: list[dict[str, Any]] = field(default_factory=list)
+    lowest: dict[str, float] = field(default_factory=dict)  # least prediction, by constrained metric
+
+
+class Candidates:
+    """Finds acceptable points of a space.
+
+    limits: upper bounds by metric, applied to what the models predict; empty for a constraint-unaware search.
+    """
+
+    def __init__(self, space: Space, models: HardwareModels, limits: Mapping[str, float]) -> None:
+        self.space = space
+        self.models = models
+        self.limits = {metric: bound for metric, bound in limits.items() if metric in models.models}
+
+    def first(
+        self, propose: Propose, seen: frozenset[str], rng: np.random.Generator, most: int = MOST_CANDIDATES
+    ) -> Suggestion:
+        """Return the first candidate that is acceptable and not seen.
+
+        propose: draws `count` candidates as values of shape (count, D); at most `most` are drawn.
+
+        Raises InfeasibleError where none was acceptable, SpaceExhaustedError where each was seen.
+        """
+        tally = Tally(known=np.zeros(len(self.space.constraints), np.int64))
+        size = FIRST_CHUNK
+        while tally.drawn < most:
+            values = propose(size)
+            for index, predictions in self._accepted(values, tally):
+                suggestion = self._suggestion(values[index], predictions, tally)
+                if params_key(suggestion.params) not in seen:
+                    return suggestion
+                tally.repeats += 1
+            if tally.repeats >= REPEATS_BEFORE_LISTING and (self.space.cardinality or np.inf) <= MOST_ENUMERATED:
+                return self._any_unseen(seen, rng, tally)
+            size = min(4 * size, LARGEST_CHUNK)
+        if tally.repeats:
+            raise SpaceExhaustedError(f"{tally.drawn:,} draws found no feasible point that was not tried before")
+        raise InfeasibleError(self._explain(tally))
+
+    def _accepted(self, values: Array, tally: Tally) -> Iterator[tuple[int, dict[str, float]]]:
+        """Yield the index and the predictions of each acceptable candidate, keeping the tally up to that one."""
+        held = self.space.holds(values)
+        tally.drawn += len(values)
+        tally.known += held.sum(axis=1)
+        allowed = np.flatnonzero(held.all(axis=0))
+        tally.allowed += len(allowed)
+        predictions = self.models.predict(values[allowed])
+        for metric in self.limits:
+            lowest = float(np.min(predictions[metric], initial=np.inf))
+            tally.lowest[metric] = min(lowest, tally.lowest.get(metric, np.inf))
+        within = np.broadcast_to(self.models.within(predictions, self.limits), len(allowed))
+        before = 0
+        for position in np.flatnonzero(within):
+            self._discard(values, allowed[before:position], predictions, before, tally)
+            before = position + 1
+            yield int(allowed[position]), {metric: float(column[position]) for metric, column in predictions.items()}
+        self._discard(values, allowed[before:], predictions, before, tally)
+
+    def _discard(
+        self, values: Array, rows: NDArray[np.intp], predictions: Mapping[str, Array], offset: int, tally: Tally
+    ) -> None:
+        tally.discarded += len(rows)
+        for position, row in enumerate(rows[: MOST_KEPT - len(tally.first_discarded)], start=offset):
+            predicted = {metric: float(column[position]) for metric, column in predictions.items()}
+            tally.first_discarded.append({"params": self.space.to_params(values[row]), "predictions": predicted})
+
+    def _suggestion(self, values: Array, predictions: dict[str, float], tally: Tally) -> Suggestion:
+        rejection = Rejection(tally.discarded, tuple(tally.first_discarded))
+        return Suggestion(self.space.to_params(values), predictions, rejection)
+
+    def _any_unseen(self, seen: frozenset[str], rng: np.random.Generator, tally: Tally) -> Suggestion:
+        """List a finite space and choose uniformly among its acceptable points that were not tried."""
+        unseen = []
+        for values in self.space.enumerate():
+            for index, predictions in self._accepted(values, Tally(known=np.zeros_like(tally.known))):
+                suggestion = self._suggestion(values[index], predictions, tally)
+                if params_key(suggestion.params) not in seen:
+                    unseen.append(suggestion)
+        if not unseen:
+            raise SpaceExhaustedError("every feasible point of the space has been tried")
+        return unseen[rng.integers(len(unseen))]
+
+    def _explain(self, tally: Tally) -> str:
+        """Say which constraint excludes everything."""
+        among = f"of {tally.drawn:,} points drawn from the space"
+        if tally.allowed == 0:
+            rarest = int(np.argmin(tally.known))
+            text, count = self.space.constraints[rarest].text, int(tally.known[rarest])
+            if count == 0:
+                return f'known-constraints: "{text}" holds at none {among}; relax it, or widen its variables'
+            return (
+                f'known-constraints: none {among} meets all of them; "{text}" holds least often, at {count:,}; relax it'
+            )
+        for metric, bound in self.limits.items():
+            if tally.lowest[metric] > bound:
+                return (
+                    f"constraints.{metric}: at most {bound:g} is allowed, but the least that the hardware models"
+                    f" predict at {tally.allowed:,} points is {tally.lowest[metric]:.6g}; raise the budget, or widen the space"
+                )
+        bounds = " and ".join(f"{metric} <= {bound:g}" for metric, bound in self.limits.items())
+        return f"constraints: the hardware models predict {bounds} together at none {among}; raise one of the budgets"

@@ -1,0 +1,248 @@
+"""What a wrapper script imports to talk to the worker: the job, its progress, its metrics.
+
+    from hyperpower_runner import objective
+
+    def evaluate(job):                       # train and test one configuration
+        for epoch in range(job.epochs):
+            ...
+            job.report(epoch=epoch, error=error, loss=loss)
+            if job.should_stop():            # diverging, or the driver asked
+                break
+        return {"error": error}
+
+    if __name__ == "__main__":
+        objective.run(evaluate)
+
+A script that uses `run` is called with the path of a job.json as its last argument, as the worker does, or by hand with
+parameters (`train.py fc_units=300 learning_rate=0.01 --epochs 2`), and explains itself with `--help`.
+
+    python -m hyperpower_runner.objective MAIN_FILE JOB_JSON
+
+runs Spearmint's `main(job_id, params)` from MAIN_FILE. Standard library only; it starts and supervises no process.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hyperpower_runner import stopping, trial
+from hyperpower_runner.errors import ObjectiveError
+from hyperpower_runner.job_files import JobFiles, append_json_line, read_json, strict
+
+if TYPE_CHECKING:
+    import argparse
+
+Metrics = Mapping[str, Any] | float
+
+
+class Job:
+    """One configuration to evaluate, as a wrapper script sees it.
+
+    job_id, params (natural units, by name), seed, threads (how many this job may use, or None), metric (the one to
+    report), options (what the script's own parser parsed).
+    """
+
+    def __init__(self, content: trial.Job, files: JobFiles | None, options: argparse.Namespace) -> None:
+        self.job_id = content.job_id
+        self.params = content.params
+        self.seed = content.seed
+        self.threads = content.threads
+        self.metric = content.metric
+        self.options = options
+        self._content = content
+        self._files = files
+        self._curve: list[stopping.CurvePoint] = []
+        self._started_s = time.monotonic()
+        rule = content.stopping_rule
+        self._rule = stopping.StoppingRule.from_json(rule) if rule is not None else None
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs to train, from `objective.epochs` of config.json."""
+        if self._content.epochs is None:
+            raise ObjectiveError('job.epochs is not set: add "epochs" to "objective" in config.json')
+        return self._content.epochs
+
+    def report(
+        self, *, epoch: float, error: float | None = None, loss: float | None = None, **more: float | None
+    ) -> None:
+        """Append one point of the learning curve to progress.jsonl; `epoch` counts as the script likes."""
+        error, loss = _plain(error), _plain(loss)
+        self._curve.append(stopping.CurvePoint(epoch, error, loss))
+        line = {"epoch": epoch, "error": error, "loss": loss, "time_s": round(time.monotonic() - self._started_s, 3)}
+        line.update({name: _plain(value) for name, value in more.items()})
+        if self._files is not None:
+            append_json_line(self._files.progress, line)
+        else:
+            print(json.dumps(strict(line)), file=sys.stderr, flush=True)
+
+    def decision(self) -> stopping.Decision:
+        """What the stopping rule (3.2) says of the curve reported so far."""
+        return stopping.decide(self._curve, self._rule) if self._rule else stopping.CONTINUE
+
+    def should_stop(self) -> bool:
+        """True when the training diverges, or when somebody asked this job to stop: return what there is soon."""
+        return self.decision().stop or (self._files is not None and self._files.stop.exists())
+
+    def predict(self) -> dict[str, float]:
+        """What the hardware models predict for these params, by metric; empty where there are no models."""
+        return dict(self._content.predictions)
+
+
+def run(
+    evaluate: Callable[[Job], Metrics],
+    inference: Callable[[Job], Callable[[], object]] | None = None,
+    *,
+    parser: argparse.ArgumentParser | None = None,
+    argv: list[str] | None = None,
+) -> None:
+    """Evaluate the job named on the command line and print its metrics as the last line of stdout.
+
+    evaluate: takes a `Job`; returns its metrics as a dict, or one number for the metric that the search minimises.
+    inference: optional; takes a `Job` and returns a function that runs one inference step.
+    parser: the script's own options, which reach it as `job.options`; its description heads `--help`.
+    """
+    import argparse  # here, so that importing this module stays cheap
+
+    parser = parser or argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    _add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    try:
+        job = _job_from(arguments)
+        if arguments.inference_s is not None:
+            _deliver(_run_inference(job, inference, arguments.inference_s), job.metric)
+        else:
+            _deliver(evaluate(job), job.metric)
+    except ObjectiveError as error:
+        sys.exit(f"error: {error}")
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "job",
+        nargs="*",
+        metavar="JOB_JSON | NAME=VALUE",
+        help="a job.json, as the worker passes it (default: $HYPERPOWER_JOB), or parameters to try by hand",
+    )
+    by_hand = parser.add_argument_group("by hand, with NAME=VALUE")
+    by_hand.add_argument("--epochs", type=int, help="epochs to train")
+    by_hand.add_argument("--seed", type=int, default=0, help="seed of the training (default: 0)")
+    by_hand.add_argument(
+        "--inference",
+        type=float,
+        dest="inference_s",
+        metavar="SECONDS",
+        help="run the inference step for so long instead of training, and print how many steps were made",
+    )
+
+
+def _job_from(arguments: argparse.Namespace) -> Job:
+    words: list[str] = arguments.job or [os.environ.get("HYPERPOWER_JOB", "")]
+    if words == [""]:
+        raise ObjectiveError("no job: give the path of a job.json, or parameters as NAME=VALUE (see --help)")
+    if all("=" in word for word in words) and not Path(words[0]).exists():
+        params = dict(_parameter(word) for word in words)
+        content = trial.Job(job_id=0, params=params, seed=arguments.seed, epochs=arguments.epochs)
+        return Job(content, None, arguments)
+    if len(words) > 1:
+        raise ObjectiveError(f"one job.json was expected, found {len(words)} arguments: {' '.join(words)}")
+    path = Path(words[0])
+    return Job(read_job(path), JobFiles(path.resolve().parent), arguments)
+
+
+def read_job(path: Path) -> trial.Job:
+    """Read a job.json, as `trial.Job`."""
+    content = read_json(path)
+    if content is None:
+        raise ObjectiveError(f"{path}: there is no such file; a job.json was expected")
+    try:
+        return trial.Job.from_json(content)
+    except (KeyError, TypeError) as error:
+        raise ObjectiveError(f"{path}: is not a job file ({error})") from None
+
+
+def _parameter(word: str) -> tuple[str, Any]:
+    name, _, text = word.partition("=")
+    try:
+        return name, json.loads(text)
+    except ValueError:
+        return name, text
+
+
+def _run_inference(
+    job: Job, inference: Callable[[Job], Callable[[], object]] | None, seconds: float
+) -> dict[str, float]:
+    if inference is None:
+        raise ObjectiveError("this script has no inference step: pass one to objective.run(evaluate, inference)")
+    step = inference(job)
+    step()  # the first one pays for what is set up lazily
+    started_s, steps = time.perf_counter(), 0
+    while (elapsed_s := time.perf_counter() - started_s) < seconds:
+        step()
+        steps += 1
+    return {"steps": steps, "duration_s": elapsed_s}
+
+
+def _plain(value: Any) -> float | None:
+    """A number of any library (numpy, torch) as a float."""
+    return None if value is None else float(value)
+
+
+def _deliver(metrics: Metrics, metric: str) -> None:
+    """Print the metrics as one JSON object, the last line of stdout, which the worker reads."""
+    named = metrics if isinstance(metrics, Mapping) else {metric: metrics}
+    plain: dict[str, Any] = {}
+    for name, value in named.items():
+        try:
+            plain[name] = None if value is None else value if isinstance(value, str | bool) else float(value)
+        except (TypeError, ValueError):
+            plain[name] = repr(value)
+    sys.stderr.flush()
+    print("\n" + json.dumps(strict(plain)), flush=True)
+
+
+def run_spearmint_main(main_file: str, job_file: str) -> None:
+    """Call Spearmint's `main(job_id, params)`: params are 1-d arrays of length `size`, lists for ENUM.
+
+    It returns a number (for the metric that the search minimises), NaN for a failed evaluation, or a dict of numbers
+    by task name.
+    """
+    import importlib.util
+
+    import numpy as np  # the interface that Spearmint's scripts expect; nothing else here needs it
+
+    job = read_job(Path(job_file))
+    specification = importlib.util.spec_from_file_location("spearmint_main", main_file)
+    if specification is None or specification.loader is None:
+        raise ObjectiveError(f"{main_file}: cannot be imported as Python; main-file names a .py file")
+    sys.path.insert(0, str(Path(main_file).resolve().parent))
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    if not callable(getattr(module, "main", None)):
+        raise ObjectiveError(f"{main_file}: has no function main(job_id, params)")
+    params = {}
+    for name, value in job.params.items():
+        items = value if isinstance(value, list) else [value]
+        numeric = all(isinstance(item, int | float) and not isinstance(item, bool) for item in items)
+        params[name] = np.array(items) if numeric else items
+    value = module.main(job.job_id, params)
+    if isinstance(value, Mapping):
+        _deliver({name: float(np.squeeze(item)) for name, item in value.items()}, job.metric)
+    else:
+        _deliver(float(np.squeeze(value)) if value is not None else math.nan, job.metric)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m hyperpower_runner.objective MAIN_FILE JOB_JSON")
+    try:
+        run_spearmint_main(sys.argv[1], sys.argv[2])
+    except ObjectiveError as error:
+        sys.exit(f"error: {error}")

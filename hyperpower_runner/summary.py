@@ -1,0 +1,96 @@
+"""What a search has come to: counts, violations, elapsed time, and the incumbent, computed from its history.
+
+Pure: it reads no file and no clock, and prints nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hyperpower_runner.config import ExperimentConfig
+from hyperpower_runner.trial import ENDED, History, Status, Trial
+
+
+def elapsed_s(history: History, now_s: float) -> float:
+    """How long a search has worked, in seconds: the time covered by its jobs, pauses between two drivers left out.
+
+    A job counts from when the driver began to look for its params; one without a result counts until `now_s`.
+    """
+    spans = sorted(
+        (trial.job.created_s, trial.result.ended_s if trial.result is not None else now_s) for trial in history
+    )
+    total, covered_until = 0.0, float("-inf")
+    for begin, end in spans:
+        total += max(0.0, end - max(begin, covered_until))
+        covered_until = max(covered_until, end)
+    return total
+
+
+def violations(history: Iterable[Trial], constraints: Mapping[str, float]) -> dict[str, int]:
+    """How many jobs were started although a budget was predicted to be exceeded, and how many measured above one."""
+
+    def exceeds(values: Mapping[str, float | None]) -> bool:
+        found = ((values.get(metric), bound) for metric, bound in constraints.items())
+        return any(value is not None and value > bound for value, bound in found)
+
+    trials = list(history)
+    return {
+        "predicted": sum(exceeds(trial.job.predictions) for trial in trials),
+        "measured": sum(exceeds(trial.metrics) for trial in trials),
+    }
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One look at a search.
+
+    unfinished: pending and running jobs, with their status.
+    """
+
+    config: ExperimentConfig
+    history: History
+    unfinished: Mapping[int, Status]
+    rejected: int
+    elapsed_s: float
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Jobs by status, and the candidates that never ran."""
+        counts = {status.value: self.history.counts.get(status, 0) for status in ENDED}
+        running = sum(status is Status.RUNNING for status in self.unfinished.values())
+        return {"pending": len(self.unfinished) - running, "running": running, **counts, "rejected": self.rejected}
+
+    @property
+    def best(self) -> Trial | None:
+        """The incumbent: the best completed trial within every budget."""
+        return self.history.best(self.config.constraints)
+
+    @property
+    def violations(self) -> dict[str, int]:
+        return violations(self.history, self.config.constraints)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `status --json` prints."""
+        best = self.best
+        return {
+            "counts": self.counts,
+            "best": best_json(best) if best else None,
+            "violations": self.violations,
+            "elapsed_s": round(self.elapsed_s, 3),
+            "budget": {"evaluations": self.config.evaluations, "hours": self.config.hours},
+            "method": self.config.method,
+            "hardware_aware": self.config.hardware_aware,
+            "optimize": self.config.optimize,
+        }
+
+
+def best_json(trial: Trial) -> dict[str, Any]:
+    """The object that `best --json` prints."""
+    return {
+        "job_id": trial.job.job_id,
+        "params": trial.job.params,
+        "metrics": trial.metrics,
+        "predictions": trial.job.predictions,
+    }

@@ -1,0 +1,226 @@
+"""What is known of evaluations: jobs, their results, and the history they form; pure, frozen data.
+
+It knows neither files nor processes. `params` are one point of the search space in natural units; times are seconds
+since the epoch. A metric that was not measured is `None` and never counts as feasible.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import Any
+
+Params = dict[str, Any]
+
+
+class Status(str, Enum):
+    """Where a job stands. The first two are derived from what exists on disk; the others are in its result."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    TERMINATED = "terminated"  # early: the training diverged (3.2)
+    FAILED = "failed"
+    TIMED_OUT = "timed-out"
+    LOST = "lost"  # its machine or worker vanished, and so did every retry
+    CANCELLED = "cancelled"
+
+    @property
+    def is_failure(self) -> bool:
+        """True where the evaluation gave nothing although nobody asked it to end."""
+        return self in (Status.FAILED, Status.TIMED_OUT, Status.LOST)
+
+
+ENDED = tuple(status for status in Status if status not in (Status.PENDING, Status.RUNNING))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One evaluation as the driver asked for it; the content of job.json.
+
+    metric: the metric that the search minimises and the objective must report.
+    predictions: what the hardware models said of `params`, by metric.
+    command: the words that start the objective, to which the path of job.json is added; env: what they find set.
+    stopping_rule: a `StoppingRule` in JSON form, or None for no early termination.
+    created_s: when the driver began to look for `params`; deadline: when the search's budget of hours ends, or None.
+    """
+
+    job_id: int
+    params: Params
+    seed: int
+    command: list[str] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+    metric: str = "error"
+    task: str = "evaluate"
+    epochs: int | None = None
+    threads: int | None = None
+    timeout_s: float | None = None
+    deadline: float | None = None
+    stopping_rule: dict[str, Any] | None = None
+    predictions: dict[str, float] = field(default_factory=dict)
+    created_s: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.job_id,
+            "task": self.task,
+            "params": self.params,
+            "seed": self.seed,
+            "command": self.command,
+            "env": self.env,
+            "metric": self.metric,
+            "epochs": self.epochs,
+            "threads": self.threads,
+            "timeout_s": self.timeout_s,
+            "deadline": self.deadline,
+            "stopping_rule": self.stopping_rule,
+            "predictions": self.predictions,
+            "created_s": self.created_s,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Job:
+        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
+        return cls(job_id=data["id"], **known)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a job ended; the content of result.json.
+
+    metrics: numbers by name, None where one was not measured; extra: whatever else the script reported.
+    epoch: the last epoch reported, or the one after which the training was stopped.
+    """
+
+    status: Status
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    reason: str | None = None
+    epoch: float | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    started_s: float = 0.0
+    ended_s: float = 0.0
+    host: str = ""
+    exit_code: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "status": self.status.value,
+            "metrics": self.metrics,
+            "reason": self.reason,
+            "epoch": self.epoch,
+            "extra": self.extra,
+            "started_s": self.started_s,
+            "ended_s": self.ended_s,
+            "host": self.host,
+            "exit_code": self.exit_code,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Result:
+        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data and name != "status"}
+        return cls(status=Status(data["status"]), **known)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """What the hardware models discarded while one job was looked for: how many candidates, and the first of them.
+
+    first: {"params": ..., "predictions": ...} of each.
+    """
+
+    discarded: int = 0
+    first: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What a method proposes to evaluate next."""
+
+    params: Params
+    predictions: dict[str, float] = field(default_factory=dict)
+    rejection: Rejection = Rejection()
+
+
+def params_key(params: Params) -> str:
+    """Equal for equal params, whatever the order of their names."""
+    return repr(sorted(params.items()))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A job with its result, or without one while it is pending or running."""
+
+    job: Job
+    result: Result | None = None
+
+    @cached_property
+    def key(self) -> str:
+        return params_key(self.job.params)
+
+    @property
+    def ended(self) -> bool:
+        return self.result is not None
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        return self.result.metrics if self.result else {}
+
+    @property
+    def objective(self) -> float | None:
+        """The metric to minimise, where the evaluation ran to its end and reported a finite one."""
+        if self.result is None or self.result.status is not Status.COMPLETED:
+            return None
+        value = self.result.metrics.get(self.job.metric)
+        return value if value is not None and math.isfinite(value) else None
+
+    def constrained_value(self, metric: str) -> float | None:
+        """The measured value of a metric, else the predicted one, else None."""
+        measured = self.metrics.get(metric)
+        return measured if measured is not None else self.job.predictions.get(metric)
+
+    def is_feasible(self, constraints: Mapping[str, float]) -> bool:
+        """True where each constrained metric is known and at most its upper bound."""
+        values = {metric: self.constrained_value(metric) for metric in constraints}
+        return all(value is not None and value <= constraints[metric] for metric, value in values.items())
+
+
+@dataclass(frozen=True)
+class History:
+    """All trials of a search, ordered by job id."""
+
+    trials: tuple[Trial, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self.trials)
+
+    @cached_property
+    def counts(self) -> dict[Status, int]:
+        """Ended trials by status."""
+        counts: dict[Status, int] = {}
+        for trial in self.trials:
+            if trial.result is not None:
+                counts[trial.result.status] = counts.get(trial.result.status, 0) + 1
+        return counts
+
+    @cached_property
+    def seen(self) -> frozenset[str]:
+        """The keys of all params tried or being tried; a cancelled trial told nothing and does not count."""
+        return frozenset(
+            trial.key for trial in self.trials if trial.result is None or trial.result.status is not Status.CANCELLED
+        )
+
+    def best(self, constraints: Mapping[str, float]) -> Trial | None:
+        """The incumbent: least objective among the completed trials that meet `constraints`; the first of equals."""
+        best: Trial | None = None
+        lowest = math.inf
+        for trial in self.trials:
+            value = trial.objective
+            if value is not None and value < lowest and trial.is_feasible(constraints):
+                best, lowest = trial, value
+        return best

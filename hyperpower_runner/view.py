@@ -1,0 +1,166 @@
+"""What `run` shows while it works: a live view on a terminal, plain lines elsewhere, both on stderr.
+
+It is told by the driver (`driver.Observer`) and reads the progress files of running jobs. It decides nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from hyperpower_runner.config import ExperimentConfig
+from hyperpower_runner.experiment import Experiment
+from hyperpower_runner.job_files import read_json_lines
+from hyperpower_runner.summary import Summary
+from hyperpower_runner.trial import Status, Trial
+
+STYLES = {Status.COMPLETED: "green", Status.TERMINATED: "yellow", Status.CANCELLED: "dim"}
+
+
+def show_number(value: float | None) -> str:
+    """A number as people read it: five significant digits, integers and large ones in full."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:.5g}"
+
+
+def show_params(params: dict[str, Any]) -> str:
+    items = ((name, f"{value:.5g}" if isinstance(value, float) else value) for name, value in params.items())
+    return " ".join(f"{name}={value}" for name, value in items)
+
+
+def show_duration(seconds: float) -> str:
+    seconds = max(0.0, seconds)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, hours = int(seconds // 60) % 60, int(seconds // 3600)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {int(seconds) % 60:02d} s"
+
+
+def show_outcome(trial: Trial) -> str:
+    """One clause on how a job ended."""
+    assert trial.result is not None
+    status, value = trial.result.status, trial.metrics.get(trial.job.metric)
+    reached = f", {trial.job.metric} {show_number(value)}" if value is not None else ""
+    at = (
+        f" after epoch {trial.result.epoch:g}" if status is Status.TERMINATED and trial.result.epoch is not None else ""
+    )
+    reason = f": {trial.result.reason}" if trial.result.reason else ""
+    return f"{status.value}{at}{reached}{reason}"
+
+
+class Lines:
+    """An observer that writes one line for each thing that happens."""
+
+    def __init__(self, config: ExperimentConfig, console: Console) -> None:
+        self.config = config
+        self.console = console
+        self.best: float | None = None
+
+    def started(self, trial: Trial, adopted: bool) -> None:
+        verb = "taken over" if adopted else "started"
+        self._write(Text.assemble(self._name(trial), f" {verb}: {show_params(trial.job.params)}"))
+
+    def ended(self, trial: Trial) -> None:
+        assert trial.result is not None
+        text = Text.assemble(self._name(trial), " ", (show_outcome(trial), STYLES.get(trial.result.status, "red")))
+        value = trial.objective
+        if (
+            value is not None
+            and trial.is_feasible(self.config.constraints)
+            and (self.best is None or value < self.best)
+        ):
+            self.best = value
+            text.append("  best so far", style="bold green")
+        self._write(text)
+
+    def note(self, text: str) -> None:
+        self._write(Text(text, style="yellow"))
+
+    def tick(self, summary: Callable[[], Summary]) -> None:
+        """Nothing: lines are written when something happens."""
+
+    def _name(self, trial: Trial) -> tuple[str, str]:
+        return f"{time.strftime('%H:%M:%S')}  job {trial.job.job_id}", "bold"
+
+    def _write(self, text: Text) -> None:
+        self.console.print(text, soft_wrap=True)
+
+
+class LiveView(Lines):
+    """An observer that keeps a panel below the lines: counts, the best so far, running jobs, and what is left."""
+
+    def __init__(self, experiment: Experiment, config: ExperimentConfig, console: Console) -> None:
+        super().__init__(config, console)
+        self.experiment = experiment
+        self.live = Live(console=console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> LiveView:
+        self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.live.stop()
+
+    def tick(self, summary: Callable[[], Summary]) -> None:
+        self.live.update(self._panel(summary()), refresh=True)
+
+    def _panel(self, summary: Summary) -> RenderableType:
+        counts = ", ".join(f"{count:,} {status}" for status, count in summary.counts.items() if count)
+        lines: list[RenderableType] = [
+            Text(""),
+            Text.assemble(("jobs    ", "bold"), counts or "none yet"),
+            Text.assemble(("best    ", "bold"), show_best(summary)),
+            Text.assemble(("budget  ", "bold"), show_budget(summary)),
+        ]
+        if summary.unfinished:
+            lines.append(self._running(summary))
+        return Group(*lines)
+
+    def _running(self, summary: Summary) -> Table:
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for heading in ("job", "for", "epoch", self.config.optimize, "loss"):
+            table.add_column(heading, justify="right")
+        table.add_column("params", no_wrap=True, overflow="ellipsis")
+        jobs = {trial.job.job_id: trial.job for trial in summary.history if trial.job.job_id in summary.unfinished}
+        for job_id, job in jobs.items():
+            last: dict[str, Any] = {}
+            for line in read_json_lines(self.experiment.job_files(job_id).progress):
+                last = line
+            reported = [_show_field(last.get(name)) for name in ("epoch", self.config.optimize, "loss")]
+            if job.epochs and last:
+                reported[0] += f"/{job.epochs}"
+            age = show_duration(time.time() - job.created_s)
+            table.add_row(str(job_id), age, *reported, show_params(job.params))
+        return table
+
+
+def show_best(summary: Summary) -> str:
+    best = summary.best
+    if best is None:
+        return (
+            "none yet" if summary.unfinished or not len(summary.history) else "no completed job meets the constraints"
+        )
+    metrics = [f"{name} {show_number(best.constrained_value(name))}" for name in summary.config.constraints]
+    value = f"{summary.config.optimize} {show_number(best.objective)}"
+    return f"job {best.job.job_id}: {', '.join([value, *metrics])}  ({show_params(best.job.params)})"
+
+
+def show_budget(summary: Summary) -> str:
+    config, parts = summary.config, []
+    if config.evaluations is not None:
+        started = len(summary.history) - summary.history.counts.get(Status.CANCELLED, 0)
+        parts.append(f"{started} of {config.evaluations} evaluations started")
+    if config.hours is not None:
+        parts.append(f"{show_duration(config.hours * 3600 - summary.elapsed_s)} left of {config.hours:g} h")
+    return ", ".join([*parts, f"{show_duration(summary.elapsed_s)} elapsed"])
+
+
+def _show_field(value: object) -> str:
+    return show_number(float(value)) if isinstance(value, int | float) else str(value) if value is not None else "-"

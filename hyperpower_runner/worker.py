@@ -1,0 +1,282 @@
+"""Runs one job to its end: starts the script, supervises it, writes its result.
+
+    python -m hyperpower_runner.worker EXPERIMENT JOB_ID ATTEMPT
+
+The worker is a process of its own that outlives a killed driver. It claims the attempt (so that no two workers run it),
+copies the script's output to output.log, touches the heartbeat, enforces the time limit, ends a training that the
+stopping rule calls diverged, and writes result.json exactly once. It knows nothing of the search: all it needs is in
+job.json. Standard library only, because a worker is started for every job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hyperpower_runner import processes
+from hyperpower_runner.job_files import JobFiles, as_number, read_json, read_json_lines, write_json
+from hyperpower_runner.stopping import CONTINUE, CurvePoint, Decision, StoppingRule, decide
+from hyperpower_runner.trial import Job, Result, Status
+
+HEARTBEAT_S = 5.0  # a shared file system pays for each
+WATCH_S = 0.5  # how often progress and the request to stop are looked at
+DIVERGED_GRACE_S = 20.0  # for a script to end by itself after its training diverged
+STOP_GRACE_S = 10.0  # likewise after a request to stop
+TERM_GRACE_S = 5.0  # between SIGTERM and SIGKILL
+DRAIN_S = 0.5  # for output that is still in the pipes when the script has ended
+LONGEST_LINE = 1 << 20
+BLIND_POLL_S = 0.02  # where the system cannot say when a process ends
+
+
+class Worker:
+    """The supervision of one script, from its start to its result."""
+
+    def __init__(self, root: Path, files: JobFiles, job: Job) -> None:
+        self.root = root
+        self.files = files
+        self.job = job
+        self.rule = StoppingRule.from_json(job.stopping_rule) if job.stopping_rule is not None else None
+        self.started_s = time.time()
+        self.tail = b""  # of the script's stdout
+        self.curve: list[CurvePoint] = []
+        self.decision: Decision = CONTINUE
+        self.cancelled: str | None = None  # why
+        self.timed_out = False
+        self._progress_size = 0
+        self._kill_at: float | None = None  # on the monotonic clock: when the script has had its grace
+        self._signalled = False
+        self._told_to_end = False
+
+    def run(self) -> Result:
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        try:
+            script = self._start()
+        except (OSError, ValueError) as error:
+            return self._result(Status.FAILED, f"the command {self.job.command!r} could not be started: {error}", None)
+        self._supervise(script)
+        self._end_group(script, signal.SIGKILL)  # whatever the script left behind in its group
+        self._read_progress()
+        return self._judge(script.returncode)
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        self._told_to_end = True
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        path = self.files.job.resolve()
+        # A plain "python" is the one that runs this package, also where its environment was not activated.
+        search_path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        environment = {**os.environ, "PATH": search_path, "HYPERPOWER_JOB": str(path)}
+        if self.job.threads:
+            environment.setdefault("OMP_NUM_THREADS", str(self.job.threads))
+        environment.update(self.job.env)
+        return subprocess.Popen(
+            [*self.job.command, str(path)],
+            cwd=self.root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=os.setpgrp,  # a group of its own within the worker's session
+        )
+
+    def _supervise(self, script: subprocess.Popen[bytes]) -> None:
+        """Copy output and watch the clock until the script has ended."""
+        deadline = time.monotonic() + self.job.timeout_s if self.job.timeout_s else math.inf
+        next_beat = next_watch = 0.0
+        with selectors.DefaultSelector() as selector:
+            for name in ("stdout", "stderr"):
+                selector.register(getattr(script, name), selectors.EVENT_READ, name)
+            ended = processes.wait_handle(script.pid)
+            if ended is not None:
+                selector.register(ended, selectors.EVENT_READ, "end")
+            while script.poll() is None:
+                now = time.monotonic()
+                if now >= next_beat:
+                    self.files.heartbeat.touch()
+                    next_beat = now + HEARTBEAT_S
+                if now >= next_watch:
+                    self._watch(now)
+                    next_watch = now + WATCH_S
+                if now >= deadline and not self.timed_out:
+                    self.timed_out, self._kill_at = True, now
+                self._enforce(script, now)
+                wake_at = min(next_beat, next_watch, deadline if not self.timed_out else math.inf)
+                wake_at = wake_at if ended is not None else min(wake_at, now + BLIND_POLL_S)
+                self._copy_output(selector, max(0.0, wake_at - now))
+            if ended is not None:
+                selector.unregister(ended)
+                os.close(ended)
+            drained_at = time.monotonic() + DRAIN_S  # a grandchild may hold the pipes open for ever
+            while selector.get_map() and time.monotonic() < drained_at:
+                if not self._copy_output(selector, 0.02):
+                    self._end_group(script, signal.SIGKILL)
+
+    def _watch(self, now: float) -> None:
+        """Look at what others may have written: the request to stop, and the learning curve."""
+        if self.files.stop.exists() and self.cancelled is None:
+            self.cancelled = self.files.stop.read_text(errors="replace").strip() or "it was asked to stop"
+            self._kill_at = now + STOP_GRACE_S
+        self._read_progress()
+        if self.decision.stop and self._kill_at is None:
+            self._kill_at = now + DIVERGED_GRACE_S
+
+    def _read_progress(self) -> None:
+        try:
+            size = self.files.progress.stat().st_size
+        except FileNotFoundError:
+            return
+        if size == self._progress_size:
+            return
+        self._progress_size = size
+        self.curve = []
+        for line in read_json_lines(self.files.progress):
+            epoch = as_number(line.get("epoch"))
+            if epoch is not None and math.isfinite(epoch):
+                self.curve.append(CurvePoint(epoch, as_number(line.get("error")), as_number(line.get("loss"))))
+        if self.rule is not None:
+            self.decision = decide(self.curve, self.rule)
+
+    def _enforce(self, script: subprocess.Popen[bytes], now: float) -> None:
+        """End a script whose grace is over: SIGTERM first, SIGKILL when that did not help."""
+        if self._told_to_end and not self._signalled:
+            self.cancelled, self._kill_at = self.cancelled or "the worker was told to end", now
+        if self._kill_at is None or now < self._kill_at:
+            return
+        self._end_group(script, signal.SIGKILL if self._signalled else signal.SIGTERM)
+        self._signalled, self._kill_at = True, now + TERM_GRACE_S
+
+    def _end_group(self, script: subprocess.Popen[bytes], number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(script.pid, number)
+
+    def _copy_output(self, selector: selectors.BaseSelector, timeout_s: float) -> bool:
+        """Copy what is in the pipes to output.log, which is this process's stdout; False when nothing came."""
+        copied = False
+        for key, _ in selector.select(timeout_s):
+            if key.data == "end":
+                continue  # the loop sees by itself that the script has ended
+            chunk = os.read(key.fd, 1 << 16)
+            if not chunk:
+                selector.unregister(key.fileobj)
+                continue
+            copied = True
+            os.write(sys.stdout.fileno(), chunk)
+            if key.data == "stdout":
+                self.tail = (self.tail + chunk)[-LONGEST_LINE:]
+        return copied
+
+    def _judge(self, exit_code: int) -> Result:
+        """Turn how the script ended into a result; a request or a limit that ended it comes before its exit code."""
+        metrics, extra, complaint = read_metrics(self.tail, self.job.metric)
+        status, reason = Status.COMPLETED, complaint
+        if self.cancelled is not None:
+            status, reason = Status.CANCELLED, self.cancelled
+        elif self.timed_out:
+            status, reason = Status.TIMED_OUT, f"it ran longer than timeout-s, {self.job.timeout_s:g} s"
+        elif self.decision.stop:
+            status, reason = Status.TERMINATED, self.decision.reason
+            reached = [point.error for point in self.curve if point.error is not None and math.isfinite(point.error)]
+            if reached and self.job.metric == "error":
+                metrics.setdefault("error", reached[-1])
+        elif exit_code != 0:
+            status, reason = Status.FAILED, _explain_exit(exit_code)
+        elif complaint:
+            status = Status.FAILED
+        return self._result(status, reason, exit_code, metrics, extra)
+
+    def _result(
+        self,
+        status: Status,
+        reason: str | None,
+        exit_code: int | None,
+        metrics: dict[str, float | None] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> Result:
+        ended_s = time.time()
+        last_epoch = self.curve[-1].epoch if self.curve else None
+        return Result(
+            status=status,
+            metrics={"duration_s": round(ended_s - self.started_s, 3), **(metrics or {})},
+            reason=reason,
+            epoch=self.decision.epoch if status is Status.TERMINATED else last_epoch,
+            extra=extra or {},
+            started_s=self.started_s,
+            ended_s=ended_s,
+            host=socket.gethostname(),
+            exit_code=exit_code,
+        )
+
+
+def read_metrics(stdout: bytes, wanted: str) -> tuple[dict[str, float | None], dict[str, Any], str | None]:
+    """Read the metrics from the last line of a script's stdout.
+
+    Returns the metrics (finite numbers, None for what was not measured), whatever else the object held, and a sentence
+    that says why the `wanted` metric could not be had, or None.
+    """
+    lines = [line for line in stdout.splitlines() if line.strip()]
+    if not lines:
+        return (
+            {},
+            {},
+            f'it printed nothing; the last line of its stdout must be a JSON object such as {{"{wanted}": 0.1}}',
+        )
+    try:
+        content = json.loads(lines[-1])
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        shown = lines[-1][:80].decode("utf-8", errors="replace")
+        return {}, {}, f'the last line of its stdout is not a JSON object such as {{"{wanted}": 0.1}}, but "{shown}"'
+    metrics: dict[str, float | None] = {}
+    extra: dict[str, Any] = {}
+    for name, value in content.items():
+        number = as_number(value)
+        if number is not None:
+            metrics[name] = number if math.isfinite(number) else None
+        elif value is None:
+            metrics[name] = None
+        else:
+            extra[name] = value
+    if wanted not in content:
+        return metrics, extra, f'it reported {", ".join(content) or "no metric"}, but not "{wanted}"'
+    if metrics.get(wanted) is None:
+        return metrics, extra, f'it reported "{wanted}" as {content[wanted]!r}, which is not a finite number'
+    return metrics, extra, None
+
+
+def _explain_exit(code: int) -> str:
+    if code >= 0:
+        return f"it ended with exit code {code}"
+    try:
+        return f"it was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"it was killed by signal {-code}"
+
+
+def main(root: Path, job_id: str, attempt: int) -> int:
+    files = JobFiles(root / "jobs" / job_id)
+    content = read_json(files.job)
+    if content is None:
+        print(f"{files.job}: there is no such file", file=sys.stderr)
+        return 1
+    # Whoever writes this file runs the attempt; a second worker, started by a driver that could not know, goes home.
+    if files.result.exists() or not write_json(files.attempt(attempt), processes.own_identity(), exclusive=True):
+        return 0
+    result = Worker(root, files, Job.from_json(content)).run()
+    write_json(files.result, {"id": content["id"], **result.to_json()}, exclusive=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
