@@ -8,6 +8,7 @@ is checked elsewhere (`experiment`).
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt
 
-from hyperpower_runner.errors import ConfigError, ExpressionError, did_you_mean
+from hyperpower_runner.errors import ConfigError, ExpressionError, did_you_mean, shortened
 from hyperpower_runner.job_files import SCHEMA
 from hyperpower_runner.space import Space, Variable, parse_constraints
 from hyperpower_runner.stopping import StoppingRule
@@ -24,6 +25,7 @@ from hyperpower_runner.stopping import StoppingRule
 METHODS = ("rand", "rand-walk")  # hw-cwei and hw-ieci need the surrogate, which this version does not have
 SCHEDULERS = ("local",)
 LARGEST_INT = 2**31 - 1
+LARGEST_FLOAT = 1e300  # so that the width of a range is finite
 
 # What Spearmint knows and nothing here needs, with what its users should do.
 SPEARMINT_ONLY = {
@@ -182,8 +184,8 @@ def parse_text(text: str, where: str = "config.json") -> ExperimentConfig:
     try:
         content = json.loads(text, object_pairs_hook=_without_duplicates)
     except json.JSONDecodeError as error:
-        line = text.splitlines()[error.lineno - 1].strip() if text.strip() else ""
-        near = f' near "{line[:60]}"' if line else " (the file is empty)"
+        line = text.split("\n")[error.lineno - 1].strip()
+        near = f' near "{line[:60]}"' if line else " (the file ends there)" if text.strip() else " (the file is empty)"
         raise ConfigError(f"{where}: line {error.lineno}, column {error.colno}: {error.msg}{near}") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: {error}") from None
@@ -200,7 +202,7 @@ def parse(content: Mapping[str, Any], where: str = "config.json") -> ExperimentC
     try:
         file = ConfigFile.model_validate(content)
     except pydantic.ValidationError as error:
-        raise ConfigError(f"{where}: {_sentence(error)}") from None
+        raise ConfigError(f"{where}: {_sentence(error, content)}") from None
     try:
         return _config(file)
     except (ConfigError, ExpressionError) as error:
@@ -260,7 +262,7 @@ def _variable(name: str, file: VariableFile) -> Variable:
         options = file.options or []
         if not options:
             raise ConfigError(f"{where}.options: an ENUM needs at least one option, found {file.options!r}")
-        if len({(type(option), option) for option in options}) < len(options):
+        if len({(isinstance(option, bool), option) for option in options}) < len(options):  # 1 == 1.0
             raise ConfigError(f"{where}.options: an option stands there twice: {options!r}")
         if file.scale == "log":
             raise ConfigError(f'{where}.scale: an ENUM has no scale, found "log"; delete the key')
@@ -281,6 +283,8 @@ def _end(where: str, key: str, file: VariableFile) -> float:
         raise ConfigError(f"{where}.{key} is missing; {file.type} needs min and max")
     if file.type == "INT" and (value != int(value) or abs(value) > LARGEST_INT):
         raise ConfigError(f"{where}.{key} is {value!r}, but an INT needs an integer of at most {LARGEST_INT} in size")
+    if abs(value) > LARGEST_FLOAT:
+        raise ConfigError(f"{where}.{key} is {value!r}, but must be at most {LARGEST_FLOAT:g} in size")
     return value
 
 
@@ -312,16 +316,19 @@ def _evaluations(file: ConfigFile) -> int | None:
 
 def _bound(metric: str, value: float | str) -> float:
     """Read an upper bound: a number in the metric's unit, or a text such as "1.15 GB" or "25 %"."""
+    physical = next((units for suffix, units in UNITS.items() if metric.endswith(suffix)), None)
     if not isinstance(value, str):
+        if value < 0 and (physical or metric == "error"):
+            raise ConfigError(f"constraints.{metric} is {value:g}, but no {metric} is below 0")
         return float(value)
-    units = next((units for suffix, units in UNITS.items() if metric.endswith(suffix)), {"%": 0.01})
-    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?[0-9]+)?)\s*(\S+)\s*", value)
-    if match and match[2] in units:
-        try:
-            return float(match[1]) * units[match[2]]
-        except ValueError:
-            pass
-    raise ConfigError(f'constraints.{metric} is "{value}", but must be a number, or one with a unit: {_listed(units)}')
+    units = physical or {"%": 0.01}
+    match = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*([A-Za-z%]+)\s*", value, re.ASCII)
+    bound = float(match[1] + (match[2] or "")) * units.get(match[3], math.nan) if match else math.nan
+    if math.isfinite(bound):
+        return bound
+    raise ConfigError(
+        f'constraints.{metric} is "{shortened(value)}", but must be a number, or one with a unit: {_listed(units)}'
+    )
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -333,11 +340,13 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _sentence(error: pydantic.ValidationError) -> str:
+def _sentence(error: pydantic.ValidationError, content: Mapping[str, Any]) -> str:
     """Put the first of pydantic's findings into one sentence; misspelt keys come first, as the likeliest cause."""
     findings = sorted(error.errors(), key=lambda finding: finding["type"] != "extra_forbidden")
     finding = findings[0]
-    path = [str(part) for part in finding["loc"] if not _is_union_branch(part)]
+    path = _path(finding["loc"], content)
+    if finding["type"] == "missing":
+        path.append(str(finding["loc"][-1]))
     where, found = ".".join(path), finding["input"]
     if finding["type"] == "extra_forbidden":
         known = [field.alias or name for name, field in _model_at(path[:-1]).model_fields.items()]
@@ -348,8 +357,7 @@ def _sentence(error: pydantic.ValidationError) -> str:
         return f'the key "{path[-1]}" is missing{" in " + ".".join(path[:-1]) if len(path) > 1 else ""}'
     allowed = _allowed(finding)
     hint = did_you_mean(found, re.findall(r"'([^']+)'", allowed)) if isinstance(found, str) else ""
-    shown = json.dumps(found, default=str)
-    return f"{where} is {shown[:80] + ('...' if len(shown) > 80 else '')}, but must be {allowed}{hint}"
+    return f"{where} is {shortened(json.dumps(found, default=str))}, but must be {allowed}{hint}"
 
 
 def _allowed(finding: Mapping[str, Any]) -> str:
@@ -363,12 +371,18 @@ def _allowed(finding: Mapping[str, Any]) -> str:
     return allowed.replace("a valid ", "an " if "integer" in allowed else "a ")
 
 
-def _is_union_branch(part: int | str) -> bool:
-    """pydantic names the branch of a union that it tried; users never wrote that name."""
-    return isinstance(part, str) and (part in _BRANCHES or "[" in part)
-
-
-_BRANCHES = {"str", "bool", "int", "float", "finite", "EarlyTerminationFile", "literal[False]"}
+def _path(location: tuple[int | str, ...], content: Any) -> list[str]:
+    """The keys that lead to a finding: pydantic also names the branch of a union that it tried, which no user wrote."""
+    path: list[str] = []
+    for part in location:
+        if isinstance(content, Mapping) and part in content:
+            content = content[part]  # type: ignore[index]  # part is one of its keys
+        elif isinstance(content, list) and isinstance(part, int):
+            content = content[part]
+        else:
+            continue
+        path.append(str(part))
+    return path
 
 
 def _model_at(path: list[str]) -> type[_File]:

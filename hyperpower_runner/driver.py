@@ -135,6 +135,8 @@ class Driver:
         files = {job_id: self.experiment.job_files(job_id) for job_id in self.active}
         states = self.launcher.poll(files, 0.0)  # before the results: a worker may write one and end in between
         for job_id in sorted(self.active):
+            if states[job_id] is WorkerState.ALIVE:
+                continue  # a slot is free when its worker is gone, not when it has written its result
             result = self.experiment.read_result(job_id)
             if result is None and states[job_id] is WorkerState.GONE:
                 result = self._retry_or_give_up(job_id)

@@ -21,7 +21,10 @@ from collections.abc import Iterable
 
 
 class HyperPowerError(Exception):
-    """Base of every error that a user can act on."""
+    """Base of every error that a user can act on; its message is one line, whatever it quotes."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__("".join(sign if sign.isprintable() else _escaped(sign) for sign in sentence))
 
 
 class ConfigError(HyperPowerError):
@@ -64,9 +67,18 @@ class ObjectiveError(HyperPowerError):
     """A wrapper script was called or written wrongly."""
 
 
+def shortened(text: str, most: int = 80) -> str:
+    """Return the beginning of a text that may be too long to quote in a sentence."""
+    return text if len(text) <= most else text[:most] + "..."
+
+
 def did_you_mean(found: str, known: Iterable[str]) -> str:
     """Return '; did you mean "..."?' for the nearest known spelling, or '' when none is near."""
     import difflib  # here, because wrapper scripts import this module and must start fast
 
     near = difflib.get_close_matches(found, list(known), n=1, cutoff=0.6)
     return f'; did you mean "{near[0]}"?' if near else ""
+
+
+def _escaped(sign: str) -> str:
+    return sign.encode("unicode_escape").decode()

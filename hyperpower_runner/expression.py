@@ -5,7 +5,9 @@
 It knows numbers, "texts", variables (`name`, or `name[0]` where the variable has a size), + - * / // % **,
 comparisons (also chained: 1 < a < b), and / or / not, and the functions min, max, abs, log, exp. Python's own parser
 reads it, then only the nodes listed here are accepted and turned into numpy calls; nothing is ever evaluated as Python.
-It knows nothing of spaces: what a name may be is handed in.
+Where an operand is not defined (division by zero, log of zero or less) it is nan, and a comparison with it neither holds
+nor fails to: `not` is carried down to the comparisons, so that no point is let through because of it. What is too large
+for a float is infinite. It knows nothing of spaces: what a name may be is handed in.
 """
 
 from __future__ import annotations
@@ -21,22 +23,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpower_runner.errors import ExpressionError, did_you_mean
+from hyperpower_runner.errors import ExpressionError, did_you_mean, shortened
 
 Columns = Mapping[str, NDArray[Any]]
 Evaluate = Callable[[Columns], Any]
 
 MAX_LENGTH = 2000
+MAX_DEPTH = 150  # of the syntax tree; evaluating takes two of Python's frames for each level
 NUMBER, TEXT, TRUTH = "a number", "a text", "true or false"
+
+
+def _undefined_by_zero(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda left, right: np.where(np.equal(right, 0), np.nan, function(left, right))
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    undefined = np.isnan(base) | np.isnan(exponent) | (np.equal(base, 0) & np.less(exponent, 0))
+    return np.where(undefined, np.nan, np.power(base, exponent))  # numpy has nan**0 = 1 and 0**-1 = inf
+
+
+def _log(value: Any) -> Any:
+    return np.log(np.where(np.greater(value, 0), value, np.nan))
+
+
+def _differ(left: Any, right: Any) -> Any:
+    return np.less(left, right) | np.greater(left, right)  # unlike np.not_equal, not true of nan
+
 
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: np.add,
     ast.Sub: np.subtract,
     ast.Mult: np.multiply,
-    ast.Div: np.true_divide,
-    ast.FloorDiv: np.floor_divide,
-    ast.Mod: np.mod,
-    ast.Pow: np.power,
+    ast.Div: _undefined_by_zero(np.true_divide),
+    ast.FloorDiv: _undefined_by_zero(np.floor_divide),
+    ast.Mod: _undefined_by_zero(np.mod),
+    ast.Pow: _power,
 }
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Lt: np.less,
@@ -44,13 +65,21 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Gt: np.greater,
     ast.GtE: np.greater_equal,
     ast.Eq: np.equal,
-    ast.NotEq: np.not_equal,
+    ast.NotEq: _differ,
+}
+_OPPOSITES: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.GtE,
+    ast.LtE: ast.Gt,
+    ast.Gt: ast.LtE,
+    ast.GtE: ast.Lt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
 }
 _FUNCTIONS: dict[str, tuple[Callable[..., Any], int, int | None]] = {  # function, fewest and most arguments
     "min": (np.minimum, 2, None),
     "max": (np.maximum, 2, None),
     "abs": (np.abs, 1, 1),
-    "log": (np.log, 1, 1),
+    "log": (_log, 1, 1),
     "exp": (np.exp, 1, 1),
 }
 
@@ -69,7 +98,7 @@ class Constraint:
     def holds(self, columns: Columns) -> NDArray[np.bool_]:
         """Check n points: `columns` maps each of `names` to an array of shape (n,); returns booleans of that shape.
 
-        A point at which the expression is not defined (0/0, log of a negative number) does not meet it.
+        A point meets it only if it does whatever the undefined parts of the expression would be.
         """
         with np.errstate(all="ignore"):
             return np.asarray(self._evaluate(columns), dtype=bool)
@@ -84,21 +113,27 @@ def parse(text: str, kinds: Mapping[str, str]) -> Constraint:
         raise ExpressionError(f"the expression has {len(text)} characters; at most {MAX_LENGTH} are allowed")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)
+            warnings.simplefilter("ignore")  # Python's, on its own dialect
             tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise ExpressionError(f'"{text}" cannot be parsed ({reason})') from None
+        raise ExpressionError(f'"{shortened(text)}" cannot be parsed ({reason})') from None
+    if _depth(tree) > MAX_DEPTH:
+        raise ExpressionError(f'"{shortened(text)}" is nested too deeply')
     compiler = _Compiler(text.strip(), kinds)
-    try:
-        kind, evaluate = compiler.compile(tree)
-    except RecursionError:
-        raise ExpressionError(f'"{text}" is nested too deeply') from None
+    kind, evaluate = compiler.compile(tree)
     if kind != TRUTH:
-        raise ExpressionError(f'"{text}" is {kind}, but a constraint must compare, as in "a + b <= 10"')
+        raise ExpressionError(f'"{shortened(text)}" is {kind}, but a constraint must compare, as in "a + b <= 10"')
     if not compiler.names:
-        raise ExpressionError(f'"{text}" names no variable, so it cannot constrain any')
+        raise ExpressionError(f'"{shortened(text)}" names no variable, so it cannot constrain any')
     return Constraint(text, frozenset(compiler.names), evaluate)
+
+
+def _depth(tree: ast.AST) -> int:
+    depth, level = 0, [tree]
+    while level:
+        depth, level = depth + 1, [child for node in level for child in ast.iter_child_nodes(node)]
+    return depth
 
 
 class _Compiler:
@@ -109,7 +144,8 @@ class _Compiler:
         self.kinds = kinds
         self.names: set[str] = set()
 
-    def compile(self, node: ast.expr) -> tuple[str, Evaluate]:
+    def compile(self, node: ast.expr, negated: bool = False) -> tuple[str, Evaluate]:
+        """Return the kind of a node and its function; `negated` turns a node that is true or false into its opposite."""
         match node:
             case ast.Constant(value=value):
                 return self._constant(node, value)
@@ -122,15 +158,15 @@ class _Compiler:
             case ast.UnaryOp(op=ast.UAdd(), operand=operand):
                 return NUMBER, self._typed(operand, NUMBER)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                return TRUTH, _apply(np.logical_not, [self._typed(operand, TRUTH)])
+                return TRUTH, self._typed(operand, TRUTH, not negated)
             case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _ARITHMETIC:
                 sides = [self._typed(left, NUMBER), self._typed(right, NUMBER)]
                 return NUMBER, _apply(_ARITHMETIC[type(operator)], sides)
             case ast.BoolOp(op=operator, values=values):
-                function = np.logical_and if isinstance(operator, ast.And) else np.logical_or
-                return TRUTH, _fold(function, [self._typed(value, TRUTH) for value in values])
+                sides = [self._typed(value, TRUTH, negated) for value in values]
+                return TRUTH, _fold(_junction(isinstance(operator, ast.And), negated), sides)
             case ast.Compare(left=left, ops=operators, comparators=rights):
-                return self._comparison(node, operators, [left, *rights])
+                return self._comparison(node, operators, [left, *rights], negated)
             case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
                 return self._call(node, name, arguments)
         raise ExpressionError(
@@ -157,20 +193,20 @@ class _Compiler:
             elements = [known for known in self.kinds if known.startswith(f"{name}[")]
             if elements:
                 raise ExpressionError(
-                    f'"{name}" in "{self.text}" has {len(elements)} elements; name one, as in {elements[0]}'
+                    f'"{shortened(name)}" in "{shortened(self.text)}" has {len(elements)} elements; name one, as in {elements[0]}'
                 )
-            raise ExpressionError(f'"{name}" in "{self.text}" is not a variable{did_you_mean(name, self.kinds)}')
+            raise ExpressionError(f'"{shortened(name)}" in "{shortened(self.text)}" is not a variable{did_you_mean(name, self.kinds)}')
         self.names.add(name)
         return self.kinds[name], lambda columns: columns[name]
 
-    def _typed(self, node: ast.expr, wanted: str) -> Evaluate:
-        kind, evaluate = self.compile(node)
+    def _typed(self, node: ast.expr, wanted: str, negated: bool = False) -> Evaluate:
+        kind, evaluate = self.compile(node, negated)
         if kind != wanted:
             raise ExpressionError(f"{self._quote(node)} is {kind} where {wanted} is needed")
         return evaluate
 
     def _comparison(
-        self, node: ast.expr, operators: Sequence[ast.cmpop], operands: Sequence[ast.expr]
+        self, node: ast.expr, operators: Sequence[ast.cmpop], operands: Sequence[ast.expr], negated: bool
     ) -> tuple[str, Evaluate]:
         sides = [self.compile(operand) for operand in operands]
         links: list[Evaluate] = []
@@ -181,13 +217,14 @@ class _Compiler:
                 raise ExpressionError(f"{self._quote(node)} compares {left_kind} with {right_kind}")
             if left_kind == TEXT and not isinstance(operator, ast.Eq | ast.NotEq):
                 raise ExpressionError(f"{self._quote(node)} orders texts; they can only be compared by == and !=")
-            links.append(_apply(_COMPARISONS[type(operator)], [left, right]))
-        return TRUTH, _fold(np.logical_and, links)
+            comparison = _OPPOSITES[type(operator)] if negated else type(operator)
+            links.append(_apply(_COMPARISONS[comparison], [left, right]))
+        return TRUTH, _fold(_junction(True, negated), links)
 
     def _call(self, node: ast.expr, name: str, arguments: Sequence[ast.expr]) -> tuple[str, Evaluate]:
         if name not in _FUNCTIONS:
             raise ExpressionError(
-                f'"{name}" in "{self.text}" is not a function{did_you_mean(name, _FUNCTIONS)};'
+                f'"{shortened(name)}" in "{shortened(self.text)}" is not a function{did_you_mean(name, _FUNCTIONS)};'
                 f" allowed: {', '.join(_FUNCTIONS)}"
             )
         function, fewest, most = _FUNCTIONS[name]
@@ -198,7 +235,12 @@ class _Compiler:
         return NUMBER, _apply(function, values) if most == 1 else _fold(function, values)
 
     def _quote(self, node: ast.expr) -> str:
-        return f'"{ast.get_source_segment(self.text, node) or self.text}" in "{self.text}"'
+        return f'"{shortened(ast.get_source_segment(self.text, node) or self.text)}" in "{shortened(self.text)}"'
+
+
+def _junction(conjunction: bool, negated: bool) -> Callable[[Any, Any], Any]:
+    """`and` or `or`; by De Morgan each is the other one of the opposites."""
+    return np.logical_and if conjunction != negated else np.logical_or
 
 
 def _apply(function: Callable[..., Any], arguments: Sequence[Evaluate]) -> Evaluate:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,9 @@ def write_json(path: Path, content: dict[str, Any], *, exclusive: bool = False) 
     With `exclusive` an existing file is left alone and False is returned; True says that this call wrote it.
     """
     text = json.dumps({"schema": SCHEMA, **strict(content)}, indent=1, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")  # also other hosts and threads write here
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -77,7 +78,7 @@ def as_number(value: Any) -> float | None:
             return float(value)
         except OverflowError:
             return math.inf if value > 0 else -math.inf
-    if isinstance(value, str) and value.lower().lstrip("+-") in ("nan", "infinity", "inf"):
+    if isinstance(value, str) and re.fullmatch(r"[+-]?(nan|inf|infinity)", value, re.IGNORECASE):
         return float(value)
     return None
 

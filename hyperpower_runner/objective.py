@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperpower_runner import stopping, trial
-from hyperpower_runner.errors import ObjectiveError
+from hyperpower_runner.errors import HyperPowerError, ObjectiveError
 from hyperpower_runner.job_files import JobFiles, append_json_line, read_json, strict
 
 if TYPE_CHECKING:
@@ -67,13 +67,14 @@ class Job:
     def epochs(self) -> int:
         """How many epochs to train, from `objective.epochs` of config.json."""
         if self._content.epochs is None:
-            raise ObjectiveError('job.epochs is not set: add "epochs" to "objective" in config.json')
+            raise ObjectiveError('job.epochs is not set: add "epochs" to "objective" in config.json, or give --epochs')
         return self._content.epochs
 
     def report(
         self, *, epoch: float, error: float | None = None, loss: float | None = None, **more: float | None
     ) -> None:
         """Append one point of the learning curve to progress.jsonl; `epoch` counts as the script likes."""
+        epoch = epoch if isinstance(epoch, int | float) else float(epoch)
         error, loss = _plain(error), _plain(loss)
         self._curve.append(stopping.CurvePoint(epoch, error, loss))
         line = {"epoch": epoch, "error": error, "loss": loss, "time_s": round(time.monotonic() - self._started_s, 3)}
@@ -120,7 +121,7 @@ def run(
             _deliver(_run_inference(job, inference, arguments.inference_s), job.metric)
         else:
             _deliver(evaluate(job), job.metric)
-    except ObjectiveError as error:
+    except HyperPowerError as error:
         sys.exit(f"error: {error}")
 
 
@@ -202,7 +203,7 @@ def _deliver(metrics: Metrics, metric: str) -> None:
     for name, value in named.items():
         try:
             plain[name] = None if value is None else value if isinstance(value, str | bool) else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError, RuntimeError):  # the last is torch's, for more than one element
             plain[name] = repr(value)
     sys.stderr.flush()
     print("\n" + json.dumps(strict(plain)), flush=True)
@@ -222,8 +223,11 @@ def run_spearmint_main(main_file: str, job_file: str) -> None:
     specification = importlib.util.spec_from_file_location("spearmint_main", main_file)
     if specification is None or specification.loader is None:
         raise ObjectiveError(f"{main_file}: cannot be imported as Python; main-file names a .py file")
+    if not Path(main_file).is_file():
+        raise ObjectiveError(f"{main_file}: there is no such file; main-file names a .py file")
     sys.path.insert(0, str(Path(main_file).resolve().parent))
     module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module  # dataclasses and pickle look there
     specification.loader.exec_module(module)
     if not callable(getattr(module, "main", None)):
         raise ObjectiveError(f"{main_file}: has no function main(job_id, params)")
@@ -244,5 +248,5 @@ if __name__ == "__main__":
         sys.exit("usage: python -m hyperpower_runner.objective MAIN_FILE JOB_JSON")
     try:
         run_spearmint_main(sys.argv[1], sys.argv[2])
-    except ObjectiveError as error:
+    except HyperPowerError as error:
         sys.exit(f"error: {error}")

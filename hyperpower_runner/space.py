@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,19 +26,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpower_runner import expression
-from hyperpower_runner.errors import ParamsError, did_you_mean
+from hyperpower_runner.errors import ParamsError, did_you_mean, shortened
 
 Array = NDArray[np.float64]
 Option = str | int | float | bool
 
 DIGITS = 12  # significant decimal digits of a FLOAT
+POWERS_OF_TEN = np.array([float(f"1e{exponent}") for exponent in range(23)])  # all that are exact
 
 
 @dataclass(frozen=True)
 class Variable:
     """One variable of the search space; `size` elements share its range or its options.
 
-    low, high: inclusive bounds of an INT or FLOAT; options: the choices of an ENUM.
+    low, high: inclusive bounds of an INT or FLOAT, at most 1e300 in size; options: the choices of an ENUM.
     structural: True where it shapes the network, and so its power and memory (z in Eq. 1-2).
     """
 
@@ -129,9 +131,9 @@ class Variable:
 
     def from_param(self, param: Any) -> list[float]:
         """The inverse of `to_param`; raises ParamsError for what is not a value of this variable."""
-        items = [param] if self.size == 1 and not isinstance(param, list | tuple) else list(param)
+        items = list(param) if isinstance(param, list | tuple) else [param]
         if len(items) != self.size:
-            raise ParamsError(f'"{self.name}" is {param!r}, but has {self.size} elements')
+            raise ParamsError(f'"{self.name}" is {shortened(repr(param))}, but has {self.size} elements')
         return [self._from_item(item) for item in items]
 
     def _from_item(self, item: Any) -> float:
@@ -139,10 +141,12 @@ class Variable:
             for index, option in enumerate(self.options):
                 if option == item and isinstance(option, bool) == isinstance(item, bool):
                     return float(index)
-            raise ParamsError(f'"{self.name}" is {item!r}; its options are {list(self.options)}')
+            raise ParamsError(f'"{self.name}" is {shortened(repr(item))}; its options are {list(self.options)}')
         if not _is_number(item) or not self.low <= item <= self.high or (self.kind == "INT" and item != int(item)):
             wanted = "an integer" if self.kind == "INT" else "a number"
-            raise ParamsError(f'"{self.name}" is {item!r}, but must be {wanted} from {self.low:g} to {self.high:g}')
+            raise ParamsError(
+                f'"{self.name}" is {shortened(repr(item))}, but must be {wanted} from {self.low:.12g} to {self.high:.12g}'
+            )
         return float(item)
 
 
@@ -257,7 +261,7 @@ def parse_constraints(texts: Iterable[str], variables: Iterable[Variable]) -> tu
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _as_rows(columns: Sequence[Array], count: int) -> Array:
@@ -266,16 +270,20 @@ def _as_rows(columns: Sequence[Array], count: int) -> Array:
     return rows
 
 
-def _round_decimals(values: Array, decimals: int) -> Array:
-    """Round to the doubles nearest to decimals; dividing by an exact power of ten is what makes them nearest."""
-    power = 10.0 ** abs(decimals)
-    rounded: Array = np.rint(values * power) / power if decimals >= 0 else np.rint(values / power) * power
-    return rounded
+def _round_decimals(values: Array, decimals: int | NDArray[np.int64]) -> Array:
+    """Round to so many decimals, each value to the double that is nearest to its decimal numeral.
+
+    Multiplying and dividing by an exact power of ten does that; the few beyond the exact ones take Python's slow way.
+    """
+    decimals = np.asarray(decimals)
+    exact = np.clip(decimals, 0, len(POWERS_OF_TEN) - 1)
+    powers = POWERS_OF_TEN[exact]
+    rounded: Array = np.rint(values * powers) / powers
+    for place in np.flatnonzero(np.broadcast_to(exact != decimals, values.shape)):
+        rounded[place] = round(float(values[place]), int(np.broadcast_to(decimals, values.shape)[place]))
+    return rounded + 0.0  # never -0.0
 
 
 def _round_digits(values: Array) -> Array:
     """Round positive values to DIGITS significant digits."""
-    exponents = DIGITS - 1 - np.floor(np.log10(values))
-    powers = 10.0 ** np.abs(exponents)
-    rounded: Array = np.where(exponents >= 0, np.rint(values * powers) / powers, np.rint(values / powers) * powers)
-    return rounded
+    return _round_decimals(values, DIGITS - 1 - np.floor(np.log10(values)).astype(np.int64))

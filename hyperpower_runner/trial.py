@@ -83,7 +83,9 @@ class Job:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Job:
+        """Read the content of a job.json; raises KeyError or TypeError where it is none."""
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
+        known["predictions"] = {name: _number(value) for name, value in dict(data.get("predictions", {})).items()}
         return cls(job_id=data["id"], **known)
 
 
@@ -120,7 +122,10 @@ class Result:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Result:
+        """Read the content of a result.json; raises KeyError, TypeError or ValueError where it is none."""
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data and name != "status"}
+        metrics = dict(data.get("metrics", {}))
+        known["metrics"] = {name: value if value is None else _number(value) for name, value in metrics.items()}
         return cls(status=Status(data["status"]), **known)
 
 
@@ -142,6 +147,15 @@ class Suggestion:
     params: Params
     predictions: dict[str, float] = field(default_factory=dict)
     rejection: Rejection = Rejection()
+
+
+def _number(value: object) -> float:
+    """Read a number of a file, which has no literal for the ones that are not finite."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    if value in ("NaN", "Infinity", "-Infinity"):
+        return float(str(value))
+    raise TypeError(f"{value!r} is not a number")
 
 
 def params_key(params: Params) -> str:

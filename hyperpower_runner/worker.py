@@ -59,17 +59,18 @@ class Worker:
         self._told_to_end = False
 
     def run(self) -> Result:
-        signal.signal(signal.SIGTERM, self._on_sigterm)
         try:
             script = self._start()
         except (OSError, ValueError) as error:
             return self._result(Status.FAILED, f"the command {self.job.command!r} could not be started: {error}", None)
-        self._supervise(script)
-        self._end_group(script, signal.SIGKILL)  # whatever the script left behind in its group
-        self._read_progress()
+        with script:  # closes the pipes
+            self._supervise(script)
+            self._end_group(script, signal.SIGKILL)  # whatever the script left behind in its group
+        self._watch(time.monotonic())  # once more: the script may have acted on what came since the last look
         return self._judge(script.returncode)
 
-    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+    def on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        """End the script, and write that it was cancelled."""
         self._told_to_end = True
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -268,15 +269,17 @@ def main(root: Path, job_id: str, attempt: int) -> int:
     files = JobFiles(root / "jobs" / job_id)
     content = read_json(files.job)
     if content is None:
-        print(f"{files.job}: there is no such file", file=sys.stderr)
+        print(f"{files.job}: there is no such file", file=sys.stderr, flush=True)
         return 1
+    worker = Worker(root, files, Job.from_json(content))
+    signal.signal(signal.SIGTERM, worker.on_sigterm)  # before the claim: whoever reads it may send one
     # Whoever writes this file runs the attempt; a second worker, started by a driver that could not know, goes home.
     if files.result.exists() or not write_json(files.attempt(attempt), processes.own_identity(), exclusive=True):
         return 0
-    result = Worker(root, files, Job.from_json(content)).run()
-    write_json(files.result, {"id": content["id"], **result.to_json()}, exclusive=True)
+    write_json(files.result, {"id": content["id"], **worker.run().to_json()}, exclusive=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+    # The driver waits for this process's end to fill the slot, so the interpreter is not taken down in good order.
+    os._exit(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

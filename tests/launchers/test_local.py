@@ -1,0 +1,83 @@
+"""The local launcher: workers of this driver, of an earlier one, and of another host."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from searching import make_experiment
+
+from hyperpower_runner import processes
+from hyperpower_runner.experiment import Experiment
+from hyperpower_runner.job_files import JobFiles, read_json, write_json
+from hyperpower_runner.launchers import WorkerState, local
+from hyperpower_runner.launchers.local import LocalLauncher
+from hyperpower_runner.trial import Job
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> JobFiles:
+    experiment: Experiment = make_experiment(tmp_path)
+    script = "import time; open('begun', 'w').close(); time.sleep(600)"
+    experiment.write_job(Job(job_id=1, params={}, seed=0, command=["python", "-c", script]))
+    return experiment.job_files(1)
+
+
+def settle(launcher: LocalLauncher, files: JobFiles) -> None:
+    while launcher.poll({1: files}, 0.05)[1] is not WorkerState.GONE:
+        pass
+
+
+def wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.01)
+
+
+def test_a_worker_is_alive_until_it_is_cancelled(files: JobFiles) -> None:
+    launcher = LocalLauncher()
+    assert launcher.poll({1: files}, 0)[1] is WorkerState.GONE  # never submitted
+    launcher.submit(files, 1)
+    assert launcher.poll({1: files}, 0)[1] is WorkerState.ALIVE
+    wait_for(files.folder.parent.parent / "begun")
+    launcher.cancel(files, "no longer wanted")
+    settle(launcher, files)
+    result = read_json(files.result)
+    assert result is not None
+    assert (result["status"], result["reason"]) == ("cancelled", "no longer wanted")
+
+
+def test_another_launcher_adopts_a_worker(files: JobFiles) -> None:
+    first, second = LocalLauncher(), LocalLauncher()
+    first.submit(files, 1)
+    wait_for(files.attempt(1))
+    assert second.poll({1: files}, 0)[1] is WorkerState.ALIVE
+    second.cancel(files, "by the second")
+    settle(second, files)
+    settle(first, files)
+    assert read_json(files.result) is not None
+
+
+def test_a_poll_ends_early_when_the_wake_descriptor_is_readable(files: JobFiles) -> None:
+    wake, write = os.pipe()
+    launcher = LocalLauncher(wake)
+    launcher.submit(files, 1)
+    os.write(write, b"!")
+    launcher.poll({1: files}, 3600.0)  # would hang otherwise
+    launcher.cancel(files, "end of the test")
+    os.read(wake, 1)
+    settle(launcher, files)
+    os.close(wake)
+    os.close(write)
+
+
+def test_a_worker_on_another_host_is_unknown_until_it_falls_silent(
+    files: JobFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_json(files.attempt(1), {**processes.own_identity(), "host": "elsewhere"})
+    files.heartbeat.touch()
+    assert LocalLauncher().poll({1: files}, 0)[1] is WorkerState.UNKNOWN
+    monkeypatch.setattr(local, "SILENCE_S", 0.0)
+    os.utime(files.heartbeat, (1, 1))
+    assert LocalLauncher().poll({1: files}, 0)[1] is WorkerState.GONE

@@ -1,0 +1,291 @@
+"""The command line as users meet it: what is printed where, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from searching import CONFIG, all_params, command_line, make_experiment, run_command, write_models
+
+from hyperpower_runner import __version__
+
+COMMANDS = ("init", "validate", "run", "status", "best", "stop", "clean", "schema")
+
+
+def test_help_lists_every_command_with_an_example() -> None:
+    answer = run_command("--help")
+    assert answer.returncode == 0
+    assert all(f" {command} " in answer.stdout for command in COMMANDS)
+    for command in COMMANDS[:-1]:
+        assert f"Example: hyperpower-runner {command}" in run_command(command, "--help").stdout
+
+
+def test_the_version_is_printed() -> None:
+    assert run_command("--version").stdout.strip() == __version__
+
+
+@pytest.mark.parametrize(
+    "words", [["rnu", "."], ["run"], ["run", ".", "--evaluations", "0"], ["run", ".", "--hours", "-1"]]
+)
+def test_wrong_usage_exits_with_2(words: list[str]) -> None:
+    answer = run_command(*words)
+    assert answer.returncode == 2
+    assert "Usage" in answer.stderr
+    assert answer.stdout == ""
+
+
+@pytest.mark.parametrize("template", ["python", "shell"])
+def test_a_new_experiment_runs_as_it_is(tmp_path: Path, template: str) -> None:
+    root = tmp_path / "my search"  # names with spaces are names
+    made = run_command("init", root, "--template", template)
+    assert made.returncode == 0
+    assert str(root / "config.json") in made.stdout.splitlines()
+    assert run_command("validate", root).returncode == 0
+    ran = run_command("run", root, "--evaluations", "3")
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(run_command("status", root, "--json").stdout)["counts"]["failed"] == 0
+    again = run_command("init", root)
+    assert again.returncode == 1
+    assert "is not an empty directory" in again.stderr
+
+
+def test_run_prints_its_result_on_stdout_and_its_progress_on_stderr(tmp_path: Path) -> None:
+    make_experiment(tmp_path, constraints={"error": 0.99})
+    answer = run_command("run", tmp_path)
+    assert answer.returncode == 0
+    assert answer.stdout.splitlines()[0].startswith("jobs        4 completed")
+    assert "violations  0 predicted" in answer.stdout
+    lines = answer.stderr.splitlines()
+    assert sum(" started: x=" in line for line in lines) == 4
+    assert sum(" completed, error " in line for line in lines) == 4
+    assert sum("best so far" in line for line in lines) >= 1
+    assert lines[-1] == "The budget of 4 evaluations is used up."
+    assert "\x1b" not in answer.stdout + answer.stderr
+
+
+def test_json_is_one_object_on_stdout(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, constraints={"error": 0.99})
+    ran = json.loads(run_command("run", tmp_path, "--json").stdout)
+    status = json.loads(run_command("status", tmp_path, "--json").stdout)
+    assert status.pop("driver") is None
+    assert ran["counts"] == status["counts"]
+    assert status["counts"] == {
+        "pending": 0, "running": 0, "completed": 4, "terminated": 0, "failed": 0, "timed-out": 0, "lost": 0,
+        "cancelled": 0, "rejected": 0,
+    }  # fmt: skip
+    assert status["violations"] == {"predicted": 0, "measured": 0}
+    assert status["budget"] == {"evaluations": 4, "hours": None}
+    assert status["elapsed_s"] > 0
+    best = json.loads(run_command("best", tmp_path, "--json").stdout)
+    lowest = min(all_params(experiment).items(), key=lambda item: item[1]["x"])
+    assert (best["job_id"], best["params"]) == lowest
+    assert best["metrics"]["error"] == lowest[1]["x"]
+    assert status["best"] == best
+
+
+def test_status_and_best_of_a_search_that_has_not_begun(tmp_path: Path) -> None:
+    make_experiment(tmp_path)
+    status = json.loads(run_command("status", tmp_path, "--json").stdout)
+    assert status["best"] is None
+    assert sum(status["counts"].values()) == 0
+    best = run_command("best", tmp_path)
+    assert best.returncode == 1
+    assert "no best yet" in best.stderr
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_without_a_feasible_job_best_names_the_constraint(tmp_path: Path) -> None:
+    make_experiment(tmp_path, constraints={"power_w": 10})  # never measured: never feasible
+    run_command("run", tmp_path)
+    best = run_command("best", tmp_path)
+    assert best.returncode == 1
+    assert "none of 4 completed jobs is known to meet power_w <= 10" in best.stderr
+
+
+def test_options_of_run_replace_the_budget(tmp_path: Path) -> None:
+    make_experiment(tmp_path)
+    run_command("run", tmp_path, "--evaluations", "2")
+    assert json.loads(run_command("status", tmp_path, "--json").stdout)["counts"]["completed"] == 2
+    run_command("run", tmp_path, "--evaluations", "6", "--max-concurrent", "3")
+    assert json.loads(run_command("status", tmp_path, "--json").stdout)["counts"]["completed"] == 6
+    assert "hours is used up" in run_command("run", tmp_path, "--evaluations", "9", "--hours", "0").stderr
+
+
+def test_failures_in_a_row_end_with_the_tail_of_the_last_log(tmp_path: Path) -> None:
+    make_experiment(tmp_path, "raise MemoryError('the device is full')", budget={"evaluations": 50})
+    answer = run_command("run", tmp_path)
+    assert answer.returncode == 1
+    assert "MemoryError: the device is full" in answer.stderr
+    assert "jobs/000005/output.log" in answer.stderr
+    assert answer.stderr.splitlines()[-1].startswith("error: 5 jobs in a row failed.")
+
+
+def test_clean_asks_and_deletes_only_what_the_search_left(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    write_models(experiment, power_w={"form": "paper", "weights": {"n": 1.0}})
+    run_command("run", tmp_path)
+    refused = run_command("clean", tmp_path)  # no terminal to answer on
+    assert refused.returncode == 1
+    assert (tmp_path / "jobs").exists()
+    assert run_command("clean", tmp_path, "--yes").returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "driver.lock") == [
+        "config.json",
+        "hardware",
+        "train.py",
+    ]
+
+
+def broken(**changes: Any) -> str:
+    return json.dumps({**CONFIG, **changes})
+
+
+BROKEN = {
+    "a missing brace": ("{", "line 1, column 2"),
+    "an empty file": ("", "the file is empty"),
+    "a misspelt key": (broken(budgets={}), 'unknown key "budgets"; did you mean "budget"?'),
+    "a missing script": (broken(objective={"command": ["python", "trian.py"]}), 'did you mean "train.py"?'),
+    "a missing script of its own": (broken(objective={"command": ["./go.sh"]}), 'there is no script "./go.sh"'),
+    "a script that is not executable": (broken(objective={"command": ["./train.py"]}), "run chmod +x on it"),
+    "a program that is not there": (broken(objective={"command": ["pyhton", "train.py"]}), 'no program "pyhton"'),
+    "a missing main-file": (broken(objective=None, **{"main-file": "main.py"}), 'there is no script "main.py"'),
+    "constraints that exclude everything": (broken(**{"known-constraints": ["x > 1"]}), '"x > 1" holds at none'),
+    "constraints that exclude each other": (
+        broken(**{"known-constraints": ["x < 0.4", "x > 0.6"]}),
+        "meets all of them",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_config_is_one_sentence_and_nothing_runs(tmp_path: Path, kind: str) -> None:
+    text, expected = BROKEN[kind]
+    make_experiment(tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    for command in ("validate", "run"):
+        answer = run_command(command, tmp_path)
+        assert answer.returncode == 1
+        assert len(answer.stderr.splitlines()) == 1
+        assert expected in answer.stderr
+        assert str(tmp_path / "config.json") in answer.stderr
+        assert answer.stdout == ""
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_a_directory_without_a_config_says_what_to_do(tmp_path: Path) -> None:
+    for root, expected in ((tmp_path, "holds no config.json"), (tmp_path / "none", "is not a directory")):
+        answer = run_command("run", root)
+        assert answer.returncode == 1
+        assert expected in answer.stderr
+        assert "hyperpower-runner init" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("hardware/models.json", "{", "cannot be read as JSON"),
+        ("hardware/models.json", '{"models": {"power_w": {"form": "deep", "weights": {}}}}', "form is 'deep'"),
+        ("hardware/models.json", '{"schema": 99, "models": {}}', "schema number is 99"),
+        ("jobs/000001/job.json", "[]", "a JSON object was expected"),
+        ("jobs/000001/job.json", "{}", "is not a job file"),
+        ("jobs/000001/result.json", '{"status": "done"}', "is not a result"),
+        ("jobs/000001/result.json", '{"schema": 99}', "use a newer"),
+    ],
+)
+def test_a_broken_file_of_the_directory_is_one_sentence(tmp_path: Path, name: str, content: str, expected: str) -> None:
+    make_experiment(tmp_path)
+    run_command("run", tmp_path, "--evaluations", "1")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(content)
+    answer = run_command("run", tmp_path)
+    assert answer.returncode == 1
+    assert expected in answer.stderr
+    assert str(tmp_path / name) in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_budgets_that_the_models_cannot_meet_are_named(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, constraints={"power_w": 0.5})
+    write_models(experiment, power_w={"form": "paper", "weights": {"n": 1.0}})
+    answer = run_command("run", tmp_path)
+    assert answer.returncode == 1
+    assert "constraints.power_w: at most 0.5 is allowed" in answer.stderr
+    assert "is 1;" in answer.stderr
+
+
+def test_the_schema_names_the_keys_of_config_json() -> None:
+    properties = json.loads(run_command("schema").stdout)["properties"]
+    assert {"variables", "known-constraints", "max-concurrent", "early-termination"} <= set(properties)
+
+
+def test_the_live_view_on_a_terminal_shows_jobs_best_budget_and_epochs(tmp_path: Path) -> None:
+    script = """
+        import time
+        from hyperpower_runner import objective
+        def evaluate(job):
+            for epoch in range(1, job.epochs + 1):
+                job.report(epoch=epoch, error=0.125, loss=0.5)
+                time.sleep(0.8)
+            return {"error": 0.125}
+        objective.run(evaluate)
+    """
+    objective = {"command": ["python", "train.py"], "epochs": 4}
+    make_experiment(tmp_path, script, objective=objective, budget={"evaluations": 2, "hours": 3})
+    master, slave = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    process = subprocess.Popen(command_line("run", tmp_path), stdout=slave, stderr=slave, stdin=slave, env=environment)
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(master, 65536)
+        except OSError:  # the terminal is gone with the process
+            break
+        if not chunk:
+            break
+        shown += chunk
+    os.close(master)
+    assert process.wait(60) == 0
+    text = shown.decode()
+    for expected in (
+        "1 running",
+        "1 completed",
+        "1 of 2 evaluations started",
+        "left of 3 h",
+        "3/4",
+        "job 1: error 0.125",
+    ):
+        assert expected in text, expected
+
+
+def test_importing_the_command_line_is_light() -> None:
+    """--help must not pay for numpy, pydantic or torch."""
+    code = "import sys, hyperpower_runner.cli; print([m for m in ('numpy', 'pydantic', 'torch') if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_a_driver_that_waits_can_be_seen_by_status(tmp_path: Path) -> None:
+    make_experiment(tmp_path, "open('begun', 'w'); import time; time.sleep(600)")
+    process = subprocess.Popen(command_line("run", tmp_path), stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    status = json.loads(run_command("status", tmp_path, "--json").stdout)
+    assert status["driver"]["pid"] == process.pid
+    assert status["counts"]["running"] == 1
+    busy = run_command("clean", tmp_path, "--yes")
+    assert busy.returncode == 1
+    assert f"process {process.pid}" in busy.stderr
+    process.kill()
+    process.communicate()
+    orphaned = run_command("clean", tmp_path, "--yes")
+    assert "jobs [1] are still running" in orphaned.stderr
+    (tmp_path / "jobs" / "000001" / "stop").write_text("end of the test\n")
+    while json.loads(run_command("status", tmp_path, "--json").stdout)["counts"]["cancelled"] == 0:
+        time.sleep(0.2)

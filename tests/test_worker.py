@@ -1,0 +1,270 @@
+"""The worker: one script from its start to its result, however the script behaves."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyperpower_runner import processes, worker
+from hyperpower_runner.job_files import JobFiles, read_json, write_json
+from hyperpower_runner.trial import Job, Result, Status
+
+
+def make_job(root: Path, script: str, *, command: list[str] | None = None, **fields: Any) -> JobFiles:
+    files = JobFiles(root / "jobs" / "000001")
+    files.folder.mkdir(parents=True)
+    (root / "train.py").write_text(textwrap.dedent(script))
+    job = Job(job_id=1, params={"x": 0.5}, seed=1, command=command or ["python", "train.py"], **fields)
+    write_json(files.job, job.to_json())
+    return files
+
+
+def run_worker(files: JobFiles, attempt: int = 1) -> Result:
+    """Run the worker as the launcher does: its stdout is output.log."""
+    start_worker(files, attempt).wait(60)
+    content = read_json(files.result)
+    assert content is not None, files.log_tail()
+    return Result.from_json(content)
+
+
+def start_worker(files: JobFiles, attempt: int = 1) -> subprocess.Popen[bytes]:
+    words = [str(files.folder.parent.parent), files.folder.name, str(attempt)]
+    with files.output.open("ab") as log:
+        return subprocess.Popen([sys.executable, "-m", "hyperpower_runner.worker", *words], stdout=log, stderr=log)
+
+
+def run_here(files: JobFiles) -> Result:
+    """Run the worker in this process, where its patience can be patched."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        worker.main(files.folder.parent.parent, files.folder.name, 1)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    content = read_json(files.result)
+    assert content is not None
+    return Result.from_json(content)
+
+
+def wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.01)
+
+
+def test_a_finished_script_is_completed_with_its_metrics_times_host_and_log(tmp_path: Path) -> None:
+    files = make_job(
+        tmp_path,
+        """
+        import sys
+        print("hello"); print("a warning", file=sys.stderr)
+        print('{"error": 0.25, "power_w": null, "note": "kept"}')
+        """,
+    )
+    result = run_worker(files)
+    assert result.status is Status.COMPLETED
+    assert result.metrics["error"] == 0.25
+    assert result.metrics["power_w"] is None
+    assert result.metrics["duration_s"] == pytest.approx(result.ended_s - result.started_s, abs=0.01)
+    assert result.extra == {"note": "kept"}
+    assert result.exit_code == 0
+    assert result.host
+    assert {"hello", "a warning"} <= set(files.log_tail().splitlines())
+
+
+def test_the_script_runs_in_the_experiment_directory_and_finds_its_job_and_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    script = """
+        import json, os, sys
+        assert sys.argv[-1] == os.environ["HYPERPOWER_JOB"] and json.load(open(sys.argv[-1]))["params"] == {"x": 0.5}
+        threads, mine = os.environ["OMP_NUM_THREADS"], os.environ["MINE"]
+        print(json.dumps({"error": 0, "cwd": os.getcwd(), "threads": threads, "mine": mine}))
+    """
+    files = make_job(tmp_path, script, threads=3, env={"MINE": "yes"})
+    result = run_worker(files)
+    assert result.extra == {"cwd": str(tmp_path.resolve()), "threads": "3", "mine": "yes"}
+    assert result.status is Status.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("import sys; sys.exit(3)", "exit code 3"),
+        ("raise RuntimeError('no data')", "exit code 1"),
+        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL"),
+        ("pass", "printed nothing"),
+        ("print('accuracy: 98 %')", 'not a JSON object such as {"error": 0.1}, but "accuracy: 98 %"'),
+        ("print('0.5')", "not a JSON object"),
+        ("print('[0.5]')", "not a JSON object"),
+        ("print('{\"error\": 0.', end='')", "not a JSON object"),
+        ("print('{\"error\": NaN}')", '"error" as nan, which is not a finite number'),
+        ('print(\'{"error": "NaN"}\')', "which is not a finite number"),
+        ("print('{\"error\": 1e999}')", "which is not a finite number"),
+        ("print('{\"error\": null}')", "which is not a finite number"),
+        ('print(\'{"error": "low"}\')', "which is not a finite number"),
+        ("print('{\"error\": true}')", "which is not a finite number"),
+        ("print('{\"accuracy\": 0.9}')", 'it reported accuracy, but not "error"'),
+        ("print('{\"error\": 0.1}'); print('bye')", 'but "bye"'),
+        ("print('{\"error\": 0.1}' + ' ' * 10 + '}' * 2_000_000)", "not a JSON object"),
+        ("import sys; sys.stdout.buffer.write(bytes(range(128, 256)))", "not a JSON object"),
+    ],
+)
+def test_a_script_without_a_usable_metric_is_failed_with_its_reason(tmp_path: Path, script: str, reason: str) -> None:
+    result = run_worker(make_job(tmp_path, script))
+    assert result.status is Status.FAILED
+    assert reason in (result.reason or "")
+    assert "error" not in result.metrics or result.metrics["error"] is None or result.exit_code == 0
+
+
+def test_the_last_line_counts_also_behind_much_output(tmp_path: Path) -> None:
+    files = make_job(tmp_path, "for i in range(200_000): print(i, 'lines of output')\nprint('{\"error\": 0.125}')")
+    assert run_worker(files).metrics["error"] == 0.125
+    assert files.output.stat().st_size > 4_000_000
+
+
+@pytest.mark.parametrize("command", [["./missing.sh"], ["no-such-program-here"], ["./train.py"]])
+def test_a_command_that_cannot_be_started_is_failed_and_named(tmp_path: Path, command: list[str]) -> None:
+    result = run_worker(make_job(tmp_path, "not a script", command=command))
+    assert result.status is Status.FAILED
+    assert "could not be started" in (result.reason or "")
+    assert command[0] in (result.reason or "")
+
+
+def test_a_script_over_its_time_is_timed_out(tmp_path: Path) -> None:
+    result = run_worker(make_job(tmp_path, "import time; time.sleep(600)", timeout_s=0.3))
+    assert result.status is Status.TIMED_OUT
+    assert "0.3 s" in (result.reason or "")
+    assert result.exit_code == -signal.SIGTERM
+
+
+def test_a_script_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "TERM_GRACE_S", 0.2)
+    script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    result = run_here(make_job(tmp_path, script, timeout_s=0.5))
+    assert result.status is Status.TIMED_OUT
+    assert result.exit_code == -signal.SIGKILL
+
+
+def test_children_that_a_script_leaves_behind_end_with_it(tmp_path: Path) -> None:
+    script = """
+        import subprocess
+        child = subprocess.Popen(["sleep", "600"])  # holds stdout open
+        open("child.pid", "w").write(str(child.pid))
+        print('{"error": 0.5}', flush=True)
+    """
+    result = run_worker(make_job(tmp_path, script))
+    assert result.status is Status.COMPLETED
+    pid = int((tmp_path / "child.pid").read_text())
+    assert not processes.is_alive({**processes.own_identity(), "pid": pid, "start_ticks": processes._ticks(pid)})
+
+
+REPORTING = """
+    import sys, time
+    from hyperpower_runner import objective
+    def evaluate(job):
+        for epoch, loss in enumerate({curve}, start=1):
+            job.report(epoch=epoch, error=0.9, loss=loss)
+            if {looks} and job.should_stop():
+                break
+            time.sleep({sleep})
+        return {{"error": 0.875}}
+    objective.run(evaluate)
+"""
+
+
+def reporting(curve: str, *, looks: bool = True, sleep: str = "0") -> str:
+    return REPORTING.format(curve=curve, looks=looks, sleep=sleep)
+
+
+def test_a_diverging_training_is_terminated_with_epoch_reason_and_error(tmp_path: Path) -> None:
+    files = make_job(tmp_path, reporting("[2.3] * 2 + [float('nan')] * 8"), stopping_rule={"after_epochs": 2})
+    result = run_worker(files)
+    assert result.status is Status.TERMINATED
+    assert result.epoch == 3
+    assert result.reason == "the loss became nan"
+    assert result.metrics["error"] == 0.875
+    assert len(files.progress.read_text().splitlines()) == 3
+
+
+def test_a_diverging_script_that_does_not_look_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "DIVERGED_GRACE_S", 0.1)
+    monkeypatch.setattr(worker, "WATCH_S", 0.05)
+    script = reporting("[1.0, 100.0]", looks=False, sleep="epoch // 2 * 600")
+    result = run_here(make_job(tmp_path, script, stopping_rule={"loss_factor": 5.0}))
+    assert result.status is Status.TERMINATED
+    assert result.epoch == 2
+    assert result.metrics["error"] == 0.9  # the last one reported
+    assert result.exit_code == -signal.SIGTERM
+
+
+def test_without_a_rule_nothing_is_terminated(tmp_path: Path) -> None:
+    result = run_worker(make_job(tmp_path, reporting("[float('nan')] * 10"), stopping_rule=None))
+    assert result.status is Status.COMPLETED
+    assert result.epoch == 10
+
+
+def test_a_request_to_stop_reaches_the_script_which_may_return_what_it_has(tmp_path: Path) -> None:
+    files = make_job(tmp_path, reporting("[1.0] * 10", sleep="0.3"))
+    process = start_worker(files)
+    wait_for(files.progress)
+    files.stop.write_text("enough\n")
+    process.wait(60)
+    content = read_json(files.result)
+    assert content is not None
+    assert (content["status"], content["reason"], content["metrics"]["error"]) == ("cancelled", "enough", 0.875)
+
+
+def test_a_worker_told_to_end_ends_its_script_and_writes_cancelled(tmp_path: Path) -> None:
+    files = make_job(tmp_path, "import time; open('begun', 'w').close(); time.sleep(600)")
+    process = start_worker(files)
+    wait_for(tmp_path / "begun")
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    content = read_json(files.result)
+    assert content is not None
+    assert content["status"] == "cancelled"
+    assert content["exit_code"] == -signal.SIGTERM
+
+
+def test_an_attempt_is_run_by_one_worker_only(tmp_path: Path) -> None:
+    files = make_job(tmp_path, "open('runs', 'a').write('x'); import time; time.sleep(0.3); print('{\"error\": 1}')")
+    workers = [start_worker(files) for _ in range(4)]
+    assert [process.wait(60) for process in workers] == [0, 0, 0, 0]
+    assert (tmp_path / "runs").read_text() == "x"
+    first = files.result.read_bytes()
+    start_worker(files, attempt=2).wait(60)  # the result is there already
+    assert files.result.read_bytes() == first
+    assert (tmp_path / "runs").read_text() == "x"
+
+
+def test_the_claim_names_the_worker_and_the_heartbeat_is_touched(tmp_path: Path) -> None:
+    files = make_job(tmp_path, "import time; open('begun', 'w').close(); time.sleep(600)")
+    process = start_worker(files)
+    wait_for(tmp_path / "begun")
+    claim = read_json(files.attempt(1))
+    assert claim is not None
+    assert claim["pid"] == process.pid
+    assert processes.is_alive(claim)
+    assert files.heartbeat.exists()
+    process.terminate()
+    process.wait(60)
+    assert processes.is_alive(claim) is False
+
+
+def test_result_json_is_strict_json(tmp_path: Path) -> None:
+    files = make_job(tmp_path, 'print(\'{"error": 0.5, "loss": Infinity}\')')
+    run_worker(files)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    content = json.loads(files.result.read_text(), parse_constant=refuse)
+    assert content["metrics"]["loss"] is None
