@@ -2,8 +2,8 @@
 
     python benchmarks/space.py [--rounds 5]
 
-The space is the paper's thirteen variables on CIFAR-10. Candidates a second: drawn, decoded and checked against a linear
-known constraint over all thirteen. Suggestion: `rand` where one point in 100,000 is feasible.
+The space is the paper's thirteen variables on CIFAR-10. Candidates a second: drawn, decoded and checked against a
+linear known constraint over all thirteen. Suggestion: `rand` where one point in 100,000 is feasible.
 """
 
 from __future__ import annotations

@@ -1,0 +1,81 @@
+"""How numbers, durations and outcomes are shown."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from hyperpower_runner import view
+from hyperpower_runner.config import parse
+from hyperpower_runner.summary import Summary
+from hyperpower_runner.trial import History, Job, Result, Status, Trial
+
+CONFIG = parse(
+    {
+        "objective": {"command": ["true"]},
+        "variables": {"x": {"type": "FLOAT", "min": 0, "max": 1}},
+        "constraints": {"power_w": 10},
+        "budget": {"evaluations": 5, "hours": 2},
+    }
+)
+
+
+def trial(
+    number: int, status: Status, reason: str | None = None, epoch: float | None = None, **metrics: float
+) -> Trial:
+    result = Result(status, dict(metrics), reason, epoch, ended_s=60.0 * number)
+    return Trial(Job(job_id=number, params={"x": 0.123456789, "kind": "relu"}, seed=0), result)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "-"),
+        (0.0, "0"),
+        (0.0301, "0.0301"),
+        (1234567.0, "1,234,567"),
+        (0.123456789, "0.12346"),
+        (1e300, "1e+300"),
+    ],
+)
+def test_numbers(value: float | None, shown: str) -> None:
+    assert view.show_number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(-3, "0 s"), (59.4, "59 s"), (60, "1 min 00 s"), (3599, "59 min 59 s"), (7260, "2 h 01 min")]
+)
+def test_durations(seconds: float, shown: str) -> None:
+    assert view.show_duration(seconds) == shown
+
+
+def test_outcomes_carry_the_epoch_the_error_and_the_reason() -> None:
+    ended = trial(1, Status.TERMINATED, "the loss became nan", 3, error=0.9)
+    assert view.show_outcome(ended) == "terminated after epoch 3, error 0.9: the loss became nan"
+    assert view.show_outcome(trial(2, Status.COMPLETED, error=0.03)) == "completed, error 0.03"
+    assert view.show_outcome(trial(3, Status.FAILED, "exit code 1")) == "failed: exit code 1"
+
+
+def test_the_best_so_far_is_marked_only_where_it_meets_the_constraints() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    lines = view.Lines(CONFIG, console)
+    for ended in (
+        trial(1, Status.COMPLETED, error=0.1, power_w=11),
+        trial(2, Status.COMPLETED, error=0.5, power_w=9),
+        trial(3, Status.COMPLETED, error=0.6, power_w=9),
+        trial(4, Status.TERMINATED, error=0.01, power_w=9),
+        trial(5, Status.COMPLETED, error=0.2, power_w=9),
+    ):
+        lines.ended(ended)
+    written = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert ["best so far" in line for line in written] == [False, True, False, False, True]
+
+
+def test_what_is_left_of_the_budget() -> None:
+    history = History((trial(1, Status.COMPLETED, error=0.5, power_w=9), trial(2, Status.CANCELLED)))
+    summary = Summary(CONFIG, history, {}, 0, 1800.0)
+    assert view.show_budget(summary) == "1 of 5 evaluations started, 1 h 30 min left of 2 h, 30 min 00 s elapsed"
+    assert view.show_best(summary) == "job 1: error 0.5, power_w 9  (x=0.12346 kind=relu)"
+    assert view.show_best(Summary(CONFIG, History(), {}, 0, 0.0)) == "none yet"
