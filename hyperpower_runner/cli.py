@@ -249,11 +249,13 @@ def _finish(experiment: Experiment, ending: Ending) -> None:
 
 def _read_summary(experiment: Experiment, config: ExperimentConfig) -> Summary:
     from hyperpower_runner.summary import Summary, elapsed_s
+    from hyperpower_runner.trial import History
 
     history = experiment.read_history()
     unfinished = {trial.job.job_id: experiment.status(trial) for trial in history if not trial.ended}
     rejected = sum(experiment.read_rejections().values())
-    return Summary(config, history, unfinished, rejected, elapsed_s(history, time.time()))
+    worked = History(tuple(trial for trial in history if trial.ended or experiment.may_run(trial.job.job_id)))
+    return Summary(config, history, unfinished, rejected, elapsed_s(worked, time.time()))
 
 
 def _text(summary: Summary) -> str:
@@ -283,6 +285,11 @@ def main() -> None:
         app()
     except HyperPowerError as error:
         _say(f"error: {error}")
+        sys.exit(EXIT_ERROR)
+    except OSError as error:  # a full disk, a directory that may not be written
+        _say(
+            f"error: {error.filename or 'the system'}: {error.strerror}; what is on disk is whole, so mend it and resume"
+        )
         sys.exit(EXIT_ERROR)
 
 

@@ -261,7 +261,7 @@ def _variable(name: str, file: VariableFile) -> Variable:
                 raise ConfigError(f"{where}.{key}: an ENUM has options, not a range; delete the key")
         options = file.options or []
         if not options:
-            raise ConfigError(f"{where}.options: an ENUM needs at least one option, found {file.options!r}")
+            raise ConfigError(f"{where}.options: an ENUM needs at least one option, found {options!r}")
         if len({(isinstance(option, bool), option) for option in options}) < len(options):  # 1 == 1.0
             raise ConfigError(f"{where}.options: an option stands there twice: {options!r}")
         if file.scale == "log":
@@ -347,7 +347,7 @@ def _sentence(error: pydantic.ValidationError, content: Mapping[str, Any]) -> st
     path = _path(finding["loc"], content)
     if finding["type"] == "missing":
         path.append(str(finding["loc"][-1]))
-    where, found = ".".join(path), finding["input"]
+    where, found = ".".join(path) or "a key", finding["input"]
     if finding["type"] == "extra_forbidden":
         known = [field.alias or name for name, field in _model_at(path[:-1]).model_fields.items()]
         inside = f" in {'.'.join(path[:-1])}" if len(path) > 1 else ""
@@ -357,13 +357,23 @@ def _sentence(error: pydantic.ValidationError, content: Mapping[str, Any]) -> st
         return f'the key "{path[-1]}" is missing{" in " + ".".join(path[:-1]) if len(path) > 1 else ""}'
     allowed = _allowed(finding)
     hint = did_you_mean(found, re.findall(r"'([^']+)'", allowed)) if isinstance(found, str) else ""
-    return f"{where} is {shortened(json.dumps(found, default=str))}, but must be {allowed}{hint}"
+    return f"{where} is {_shown(found)}, but must be {allowed}{hint}"
+
+
+def _shown(value: object) -> str:
+    """A value as it stands in the file; what only a dict of Python's can hold, as Python shows it."""
+    try:
+        return shortened(json.dumps(value))
+    except (TypeError, ValueError, RecursionError):
+        return shortened(repr(value))
 
 
 def _allowed(finding: Mapping[str, Any]) -> str:
     """What pydantic's message allows, in the words of JSON."""
     if finding["type"] == "too_short":
         return "filled: it is empty"
+    if finding["type"] == "invalid_key":
+        return "a string: keys are texts"
     allowed = re.sub(r"^Input should (be )?", "", finding["msg"])
     if "EarlyTerminationFile" in allowed:
         return "an object or false"
@@ -375,13 +385,9 @@ def _path(location: tuple[int | str, ...], content: Any) -> list[str]:
     """The keys that lead to a finding: pydantic also names the branch of a union that it tried, which no user wrote."""
     path: list[str] = []
     for part in location:
-        if isinstance(content, Mapping) and part in content:
-            content = content[part]  # type: ignore[index]  # part is one of its keys
-        elif isinstance(content, list) and isinstance(part, int):
+        if part in content if isinstance(content, Mapping) else isinstance(content, list) and isinstance(part, int):
             content = content[part]
-        else:
-            continue
-        path.append(str(part))
+            path.append(str(part))
     return path
 
 

@@ -193,7 +193,7 @@ class Driver:
             env=dict(self.config.env),
             metric=self.config.optimize,
             epochs=self.config.epochs,
-            threads=max(1, (os.cpu_count() or 1) // self.config.max_concurrent),
+            threads=max(1, _cores() // self.config.max_concurrent),
             timeout_s=self.config.timeout_s,
             deadline=created_s + self.config.hours * 3600 - self._elapsed_s() if self.config.hours else None,
             stopping_rule=rule.to_json() if rule is not None else None,
@@ -256,3 +256,8 @@ class Driver:
                     f"{self.experiment.config_file}: job {job_id} does not fit its variables ({error}); undo"
                     " the change, or begin a new experiment directory"
                 ) from None
+
+
+def _cores() -> int:
+    """How many cores this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

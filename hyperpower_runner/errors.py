@@ -76,8 +76,9 @@ def did_you_mean(found: str, known: Iterable[str]) -> str:
     """Return '; did you mean "..."?' for the nearest known spelling, or '' when none is near."""
     import difflib  # here, because wrapper scripts import this module and must start fast
 
-    near = difflib.get_close_matches(found, list(known), n=1, cutoff=0.6)
-    return f'; did you mean "{near[0]}"?' if near else ""
+    spellings = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(found.lower(), spellings, n=1, cutoff=0.6)
+    return f'; did you mean "{spellings[near[0]]}"?' if near else ""
 
 
 def _escaped(sign: str) -> str:

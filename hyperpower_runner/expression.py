@@ -5,9 +5,9 @@
 It knows numbers, "texts", variables (`name`, or `name[0]` where the variable has a size), + - * / // % **,
 comparisons (also chained: 1 < a < b), and / or / not, and the functions min, max, abs, log, exp. Python's own parser
 reads it, then only the nodes listed here are accepted and turned into numpy calls; nothing is ever evaluated as Python.
-Where an operand is not defined (division by zero, log of zero or less) it is nan, and a comparison with it neither holds
-nor fails to: `not` is carried down to the comparisons, so that no point is let through because of it. What is too large
-for a float is infinite. It knows nothing of spaces: what a name may be is handed in.
+Where an operand is not defined (division by zero, log of zero or less) it is nan, and a comparison with it neither
+holds nor fails to: `not` is carried down to the comparisons, so that no point gets through because of it. What is too
+large for a float is infinite. It knows nothing of spaces: what a name may be is handed in.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mult: np.multiply,
     ast.Div: _undefined_by_zero(np.true_divide),
     ast.FloorDiv: _undefined_by_zero(np.floor_divide),
-    ast.Mod: _undefined_by_zero(np.mod),
+    ast.Mod: np.mod,
     ast.Pow: _power,
 }
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -145,7 +145,7 @@ class _Compiler:
         self.names: set[str] = set()
 
     def compile(self, node: ast.expr, negated: bool = False) -> tuple[str, Evaluate]:
-        """Return the kind of a node and its function; `negated` turns a node that is true or false into its opposite."""
+        """Return the kind of a node and its function; `negated` asks for the opposite of what is true or false."""
         match node:
             case ast.Constant(value=value):
                 return self._constant(node, value)
@@ -193,9 +193,9 @@ class _Compiler:
             elements = [known for known in self.kinds if known.startswith(f"{name}[")]
             if elements:
                 raise ExpressionError(
-                    f'"{shortened(name)}" in "{shortened(self.text)}" has {len(elements)} elements; name one, as in {elements[0]}'
+                    f"{self._quote(name)} has {len(elements)} elements; name one, as in {elements[0]}"
                 )
-            raise ExpressionError(f'"{shortened(name)}" in "{shortened(self.text)}" is not a variable{did_you_mean(name, self.kinds)}')
+            raise ExpressionError(f"{self._quote(name)} is not a variable{did_you_mean(name, self.kinds)}")
         self.names.add(name)
         return self.kinds[name], lambda columns: columns[name]
 
@@ -224,7 +224,7 @@ class _Compiler:
     def _call(self, node: ast.expr, name: str, arguments: Sequence[ast.expr]) -> tuple[str, Evaluate]:
         if name not in _FUNCTIONS:
             raise ExpressionError(
-                f'"{shortened(name)}" in "{shortened(self.text)}" is not a function{did_you_mean(name, _FUNCTIONS)};'
+                f"{self._quote(name)} is not a function{did_you_mean(name, _FUNCTIONS)};"
                 f" allowed: {', '.join(_FUNCTIONS)}"
             )
         function, fewest, most = _FUNCTIONS[name]
@@ -234,8 +234,9 @@ class _Compiler:
         values = [self._typed(argument, NUMBER) for argument in arguments]
         return NUMBER, _apply(function, values) if most == 1 else _fold(function, values)
 
-    def _quote(self, node: ast.expr) -> str:
-        return f'"{shortened(ast.get_source_segment(self.text, node) or self.text)}" in "{shortened(self.text)}"'
+    def _quote(self, place: ast.expr | str) -> str:
+        text = place if isinstance(place, str) else ast.get_source_segment(self.text, place) or self.text
+        return f'"{shortened(text)}" in "{shortened(self.text)}"'
 
 
 def _junction(conjunction: bool, negated: bool) -> Callable[[Any, Any], Any]:

@@ -14,7 +14,6 @@ job files readable. It does not know about hardware models or about which points
 
 from __future__ import annotations
 
-import itertools
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -108,16 +107,21 @@ class Variable:
 
     def _decode_float(self, x: Array) -> Array:
         low, high = self._transform(self.low), self._transform(self.high)
+        if low == high:
+            return np.full_like(x, self.low)
         values = low + x * (high - low)
+        rounded = self._round(np.exp(values) if self.scale == "log" else values)
+        # An end stands for all that rounds like it: `encode` could not tell them apart.
+        lowest, highest = self._round(np.array([self.low, self.high]))
+        rounded = np.where(rounded >= highest, self.high, np.where(rounded <= lowest, self.low, rounded))
+        return np.where(x <= 0.0, self.low, np.where(x >= 1.0, self.high, rounded))
+
+    def _round(self, values: Array) -> Array:
         if self.scale == "log":
-            values = _round_digits(np.exp(values))
-        elif high > low:
-            # As fine as twelve digits of the range, but never finer than fifteen of the largest value.
-            decimals = DIGITS - 1 - math.floor(math.log10(high - low))
-            decimals = min(decimals, 14 - math.floor(math.log10(max(abs(low), abs(high)))))
-            values = _round_decimals(values, decimals)
-        values = np.clip(values, self.low, self.high)
-        return np.where(x <= 0.0, self.low, np.where(x >= 1.0, self.high, values))
+            return _round_decimals(values, DIGITS - 1 - np.floor(np.log10(values)).astype(np.int64))
+        # As fine as twelve digits of the range, but never finer than fifteen of the largest value.
+        decimals = DIGITS - 1 - math.floor(math.log10(self.high - self.low))
+        return _round_decimals(values, min(decimals, 14 - math.floor(math.log10(max(abs(self.low), abs(self.high))))))
 
     def to_param(self, values: Sequence[float]) -> Any:
         """The value for params: a number or an option, or a list of `size` of them."""
@@ -144,9 +148,8 @@ class Variable:
             raise ParamsError(f'"{self.name}" is {shortened(repr(item))}; its options are {list(self.options)}')
         if not _is_number(item) or not self.low <= item <= self.high or (self.kind == "INT" and item != int(item)):
             wanted = "an integer" if self.kind == "INT" else "a number"
-            raise ParamsError(
-                f'"{self.name}" is {shortened(repr(item))}, but must be {wanted} from {self.low:.12g} to {self.high:.12g}'
-            )
+            found, allowed = shortened(repr(item)), f"{wanted} from {self.low:.12g} to {self.high:.12g}"
+            raise ParamsError(f'"{self.name}" is {found}, but must be {allowed}')
         return float(item)
 
 
@@ -239,15 +242,15 @@ class Space:
 
     def enumerate(self, chunk: int = 65536) -> Iterable[Array]:
         """Yield all points of a finite space, as values of shape (at most chunk, D)."""
-        ranges = []
-        for variable in self.by_dimension:
-            if variable.choices is None:
-                raise ValueError(f'the space is not finite: "{variable.name}" is a FLOAT')
-            low = 0 if variable.kind == "ENUM" else variable.low
-            ranges.append([low + index for index in range(variable.choices)])
-        points = itertools.product(*ranges)
-        while rows := list(itertools.islice(points, chunk)):
-            yield np.array(rows, dtype=np.float64)
+        if self.cardinality is None:
+            raise ValueError("the space is not finite: it has a FLOAT")
+        for start in range(0, self.cardinality, chunk):
+            rest = np.arange(start, min(start + chunk, self.cardinality))
+            count, columns = len(rest), []
+            for variable in reversed(self.by_dimension):
+                rest, place = np.divmod(rest, variable.choices or 1)
+                columns.append(place + (0.0 if variable.kind == "ENUM" else variable.low))
+            yield _as_rows(columns[::-1], count)
 
 
 def parse_constraints(texts: Iterable[str], variables: Iterable[Variable]) -> tuple[expression.Constraint, ...]:
@@ -282,8 +285,3 @@ def _round_decimals(values: Array, decimals: int | NDArray[np.int64]) -> Array:
     for place in np.flatnonzero(np.broadcast_to(exact != decimals, values.shape)):
         rounded[place] = round(float(values[place]), int(np.broadcast_to(decimals, values.shape)[place]))
     return rounded + 0.0  # never -0.0
-
-
-def _round_digits(values: Array) -> Array:
-    """Round positive values to DIGITS significant digits."""
-    return _round_decimals(values, DIGITS - 1 - np.floor(np.log10(values)).astype(np.int64))

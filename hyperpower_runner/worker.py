@@ -50,6 +50,7 @@ class Worker:
         self.started_s = time.time()
         self.tail = b""  # of the script's stdout
         self.curve: list[CurvePoint] = []
+        self.reached: float | None = None  # the last finite value of the wanted metric in progress.jsonl
         self.decision: Decision = CONTINUE
         self.cancelled: str | None = None  # why
         self.timed_out = False
@@ -145,6 +146,8 @@ class Worker:
             epoch = as_number(line.get("epoch"))
             if epoch is not None and math.isfinite(epoch):
                 self.curve.append(CurvePoint(epoch, as_number(line.get("error")), as_number(line.get("loss"))))
+                value = as_number(line.get(self.job.metric))
+                self.reached = value if value is not None and math.isfinite(value) else self.reached
         if self.rule is not None:
             self.decision = decide(self.curve, self.rule)
 
@@ -187,9 +190,8 @@ class Worker:
             status, reason = Status.TIMED_OUT, f"it ran longer than timeout-s, {self.job.timeout_s:g} s"
         elif self.decision.stop:
             status, reason = Status.TERMINATED, self.decision.reason
-            reached = [point.error for point in self.curve if point.error is not None and math.isfinite(point.error)]
-            if reached and self.job.metric == "error":
-                metrics.setdefault("error", reached[-1])
+            if self.reached is not None:
+                metrics.setdefault(self.job.metric, self.reached)
         elif exit_code != 0:
             status, reason = Status.FAILED, _explain_exit(exit_code)
         elif complaint:

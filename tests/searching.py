@@ -32,7 +32,7 @@ REPORT_X = """
 """
 
 
-def make_experiment(root: Path, script: str = REPORT_X, **changes: Any) -> Experiment:
+def make_experiment(root: Path, script: str = REPORT_X, /, **changes: Any) -> Experiment:
     """An experiment directory whose objective is the given Python script."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "config.json").write_text(json.dumps({**CONFIG, **changes}))

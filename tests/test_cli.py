@@ -216,7 +216,7 @@ def test_budgets_that_the_models_cannot_meet_are_named(tmp_path: Path) -> None:
     answer = run_command("run", tmp_path)
     assert answer.returncode == 1
     assert "constraints.power_w: at most 0.5 is allowed" in answer.stderr
-    assert "is 1;" in answer.stderr
+    assert "predict 1 or more" in answer.stderr
 
 
 def test_the_schema_names_the_keys_of_config_json() -> None:
@@ -289,3 +289,12 @@ def test_a_driver_that_waits_can_be_seen_by_status(tmp_path: Path) -> None:
     (tmp_path / "jobs" / "000001" / "stop").write_text("end of the test\n")
     while json.loads(run_command("status", tmp_path, "--json").stdout)["counts"]["cancelled"] == 0:
         time.sleep(0.2)
+
+
+def test_a_directory_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    make_experiment(tmp_path)
+    (tmp_path / "jobs").write_text("a file where the folder should be")
+    answer = run_command("run", tmp_path)
+    assert answer.returncode == 1
+    assert "Traceback" not in answer.stderr
+    assert str(tmp_path / "jobs") in answer.stderr

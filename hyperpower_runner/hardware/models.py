@@ -13,7 +13,7 @@ It knows neither how the models were fitted nor where the file lies.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpower_runner.errors import ModelsError, did_you_mean
+from hyperpower_runner.errors import ModelsError, did_you_mean, shortened
 from hyperpower_runner.space import Array, Space
 
 FORMS = ("paper", "linear")
@@ -117,5 +117,5 @@ def _model(content: Any, space: Space, where: str) -> LinearModel:
 
 
 def _finite(value: Any, where: str) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise ModelsError(f"{where} is {value!r}, but must be a finite number")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
+        raise ModelsError(f"{where} is {shortened(repr(value))}, but must be a finite number")

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from hyperpower_runner.errors import InfeasibleError, SpaceExhaustedError
 from hyperpower_runner.hardware.models import HardwareModels
 from hyperpower_runner.space import Array, Space
-from hyperpower_runner.trial import Rejection, Suggestion, params_key
+from hyperpower_runner.trial import Params, Rejection, Suggestion, params_key
 
 FIRST_CHUNK = 32  # most spaces accept one of the first few
 LARGEST_CHUNK = 65_536  # fits a cache
 MOST_CANDIDATES = 4_000_000  # a set of one in 100,000 is missed once in 10^17 searches
 MOST_KEPT = 100  # discarded candidates written down for each job
-MOST_ENUMERATED = 100_000  # points of a finite space that are listed to find the untried ones
+MOST_ENUMERATED = 100_000  # points of a finite space that are listed early, to find the untried ones
 REPEATS_BEFORE_LISTING = 200
 
 Propose = Callable[[int], Array]
@@ -58,22 +58,25 @@ class Candidates:
     ) -> Suggestion:
         """Return the first candidate that is acceptable and not seen.
 
-        propose: draws `count` candidates as values of shape (count, D); at most `most` are drawn.
+        propose: draws `count` candidates as values of shape (count, D); at most `most` are drawn. A finite space of at
+            most so many points is then listed instead of given up.
 
         Raises InfeasibleError where none was acceptable, SpaceExhaustedError where each was seen.
         """
         tally = Tally(known=np.zeros(len(self.space.constraints), np.int64))
-        size = FIRST_CHUNK
+        size, cardinality = FIRST_CHUNK, self.space.cardinality or np.inf
         while tally.drawn < most:
-            values = propose(size)
+            values = propose(min(size, most - tally.drawn))
             for index, predictions in self._accepted(values, tally):
-                suggestion = self._suggestion(values[index], predictions, tally)
-                if params_key(suggestion.params) not in seen:
-                    return suggestion
+                params = self.space.to_params(values[index])
+                if params_key(params) not in seen:
+                    return _suggestion(params, predictions, tally)
                 tally.repeats += 1
-            if tally.repeats >= REPEATS_BEFORE_LISTING and (self.space.cardinality or np.inf) <= MOST_ENUMERATED:
-                return self._any_unseen(seen, rng, tally)
+            if tally.repeats >= REPEATS_BEFORE_LISTING and cardinality <= MOST_ENUMERATED:
+                break
             size = min(4 * size, LARGEST_CHUNK)
+        if cardinality <= most:
+            return self._any_unseen(seen, rng, tally)
         if tally.repeats:
             raise SpaceExhaustedError(f"{tally.drawn:,} draws found no feasible point that was not tried before")
         raise InfeasibleError(self._explain(tally))
@@ -105,21 +108,21 @@ class Candidates:
             predicted = {metric: float(column[position]) for metric, column in predictions.items()}
             tally.first_discarded.append({"params": self.space.to_params(values[row]), "predictions": predicted})
 
-    def _suggestion(self, values: Array, predictions: dict[str, float], tally: Tally) -> Suggestion:
-        rejection = Rejection(tally.discarded, tuple(tally.first_discarded))
-        return Suggestion(self.space.to_params(values), predictions, rejection)
-
     def _any_unseen(self, seen: frozenset[str], rng: np.random.Generator, tally: Tally) -> Suggestion:
         """List a finite space and choose uniformly among its acceptable points that were not tried."""
-        unseen = []
+        unseen: list[tuple[Params, dict[str, float]]] = []
         for values in self.space.enumerate():
             for index, predictions in self._accepted(values, Tally(known=np.zeros_like(tally.known))):
-                suggestion = self._suggestion(values[index], predictions, tally)
-                if params_key(suggestion.params) not in seen:
-                    unseen.append(suggestion)
-        if not unseen:
+                params = self.space.to_params(values[index])
+                if params_key(params) not in seen:
+                    unseen.append((params, predictions))
+                else:
+                    tally.repeats += 1
+        if not unseen and tally.repeats:
             raise SpaceExhaustedError("every feasible point of the space has been tried")
-        return unseen[rng.integers(len(unseen))]
+        if not unseen:
+            raise InfeasibleError(self._explain(tally))
+        return _suggestion(*unseen[rng.integers(len(unseen))], tally)
 
     def _explain(self, tally: Tally) -> str:
         """Say which constraint excludes everything."""
@@ -135,8 +138,13 @@ class Candidates:
         for metric, bound in self.limits.items():
             if tally.lowest[metric] > bound:
                 return (
-                    f"constraints.{metric}: at most {bound:g} is allowed, but the least that the hardware models"
-                    f" predict at {tally.allowed:,} points is {tally.lowest[metric]:.6g}; raise the budget, or widen the space"
+                    f"constraints.{metric}: at most {bound:g} is allowed, but the hardware models predict"
+                    f" {tally.lowest[metric]:.6g} or more at each of {tally.allowed:,} points; raise the budget, or"
+                    " widen the space"
                 )
         bounds = " and ".join(f"{metric} <= {bound:g}" for metric, bound in self.limits.items())
         return f"constraints: the hardware models predict {bounds} together at none {among}; raise one of the budgets"
+
+
+def _suggestion(params: Params, predictions: dict[str, float], tally: Tally) -> Suggestion:
+    return Suggestion(params, predictions, Rejection(tally.discarded, tuple(tally.first_discarded)))

@@ -1,7 +1,7 @@
 """Rand-Walk (paper 3.5, after Smithson et al.): x_{n+1} ~ N(x+, sigma_0^2) around the incumbent x+.
 
-The step is taken in the unit cube and reflected at its borders. An ENUM has no order to step along: where the step
-leaves its option's cell, the new option is uniform among the others.
+The step is taken in the unit cube and reflected at its borders. An ENUM has no order to step along: where the step is
+longer than half an option's cell, the new option is uniform among the others.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class RandWalk:
     def step(self, centre: Array, count: int, rng: np.random.Generator) -> Array:
         """Draw values, shape (count, D), around `centre`, values of shape (D,)."""
         x = self.space.encode(centre[np.newaxis])
-        stepped = reflect(x + self.sigma_0 * rng.standard_normal((count, self.space.dimensions)))
-        values = self.space.decode(stepped)
+        steps = self.sigma_0 * rng.standard_normal((count, self.space.dimensions))
+        values = self.space.decode(reflect(x + steps))
         for column, variable in enumerate(self.space.by_dimension):
             if variable.kind == "ENUM" and len(variable.options) > 1:
-                left = values[:, column] != centre[column]
+                left = np.abs(steps[:, column]) > 0.5 / len(variable.options)
                 others = rng.integers(len(variable.options) - 1, size=count)
-                others += others >= centre[column]  # skips the option that was left
-                values[left, column] = others[left]
+                others += others >= centre[column]  # skips the option that is left
+                values[:, column] = np.where(left, others, centre[column])
         return values
 
 

@@ -1,0 +1,147 @@
+"""What a search has come to: the time it worked against brute force, violations, and the JSON that is printed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hyperpower_runner.config import parse
+from hyperpower_runner.summary import Summary, best_json, elapsed_s, violations
+from hyperpower_runner.trial import History, Job, Result, Status, Trial
+
+BUDGETS = {"power_w": 85.0, "memory_bytes": 1e9}
+
+
+def span(created_s: float, ended_s: float | None) -> Trial:
+    result = None if ended_s is None else Result(Status.COMPLETED, ended_s=ended_s)
+    return Trial(Job(1, {}, 0, created_s=created_s), result)
+
+
+def make_trial(
+    job_id: int, status: Status = Status.COMPLETED, predictions: dict[str, float] | None = None, **metrics: float | None
+) -> Trial:
+    return Trial(Job(job_id, {"n": job_id}, 0, predictions=predictions or {}), Result(status, dict(metrics)))
+
+
+SPANS = st.lists(st.tuples(st.integers(0, 60), st.none() | st.integers(0, 20)), max_size=8)
+
+
+@given(SPANS)
+def test_elapsed_time_is_the_union_of_the_intervals(spans: list[tuple[int, int | None]]) -> None:
+    now = 90
+    trials = [span(begin, None if length is None else begin + length) for begin, length in spans]
+    covered = {second for begin, length in spans for second in range(begin, now if length is None else begin + length)}
+    assert elapsed_s(History(tuple(trials)), now) == len(covered)
+
+
+def test_no_jobs_took_no_time() -> None:
+    assert elapsed_s(History(), 1e9) == 0
+
+
+def test_pauses_between_two_drivers_do_not_count() -> None:
+    assert elapsed_s(History((span(100, 110), span(5000, 5003.5))), 9999) == 13.5
+
+
+def test_jobs_that_run_at_the_same_time_count_once() -> None:
+    assert elapsed_s(History((span(0, 10), span(2, 4), span(9, 12))), 99) == 12
+
+
+def test_a_job_without_a_result_counts_until_now() -> None:
+    assert elapsed_s(History((span(0, 10), span(8, None))), 25) == 25
+
+
+def test_a_clock_that_was_set_back_does_not_make_time_negative() -> None:
+    assert elapsed_s(History((span(100, 90),)), 95) == 0
+
+
+@pytest.mark.parametrize(
+    ("trial", "predicted", "measured"),
+    [
+        (make_trial(1, power_w=85.0), 0, 0),
+        (make_trial(1, power_w=85.1), 0, 1),
+        (make_trial(1, power_w=None), 0, 0),
+        (make_trial(1), 0, 0),
+        (make_trial(1, other_w=1e9), 0, 0),
+        (make_trial(1, predictions={"power_w": 85.1}), 1, 0),
+        (make_trial(1, predictions={"power_w": 85.1}, power_w=80.0), 1, 0),
+        (make_trial(1, predictions={"power_w": 80.0}, power_w=90.0), 0, 1),
+        (make_trial(1, predictions={"power_w": 90.0, "memory_bytes": 2e9}), 1, 0),
+        (make_trial(1, Status.FAILED, {"power_w": 90.0}), 1, 0),
+        (make_trial(1, Status.TERMINATED, power_w=90.0), 0, 1),
+        (Trial(Job(1, {}, 0, predictions={"power_w": 90.0})), 1, 0),
+    ],
+)
+def test_a_job_violates_when_it_was_predicted_or_measured_above_a_bound(
+    trial: Trial, predicted: int, measured: int
+) -> None:
+    assert violations([trial], BUDGETS) == {"predicted": predicted, "measured": measured}
+
+
+def test_violations_add_up_over_jobs() -> None:
+    trials = [make_trial(n, predictions={"power_w": 90.0}, power_w=80.0 + n) for n in range(10)]
+    assert violations(iter(trials), BUDGETS) == {"predicted": 10, "measured": 4}
+    assert violations(trials, {}) == {"predicted": 0, "measured": 0}
+
+
+def make_summary(*trials: Trial, unfinished: dict[int, Status] | None = None) -> Summary:
+    content: dict[str, Any] = {
+        "main-file": "a.py",
+        "variables": {"n": {"type": "INT", "min": 1, "max": 99}},
+        "constraints": {"power_w": 85},
+        "budget": {"evaluations": 50, "hours": 2.0},
+    }
+    return Summary(parse(content), History(trials), unfinished or {}, rejected=41, elapsed_s=12.34567)
+
+
+def test_every_status_is_counted_also_at_zero() -> None:
+    unfinished = {7: Status.RUNNING, 8: Status.RUNNING, 9: Status.PENDING}
+    trials = [
+        make_trial(1),
+        make_trial(2),
+        make_trial(3, Status.TIMED_OUT),
+        *(Trial(Job(n, {}, 0)) for n in unfinished),
+    ]
+    assert make_summary(*trials, unfinished=unfinished).counts == {
+        "pending": 1,
+        "running": 2,
+        "completed": 2,
+        "terminated": 0,
+        "failed": 0,
+        "timed-out": 1,
+        "lost": 0,
+        "cancelled": 0,
+        "rejected": 41,
+    }
+
+
+def test_status_json_keeps_its_contract() -> None:
+    trials = [
+        make_trial(1, error=0.1, power_w=90.0),
+        make_trial(2, error=0.3, power_w=80.0),
+        make_trial(3, error=0.2, power_w=80.0),
+    ]
+    content = json.loads(json.dumps(make_summary(*trials).to_json()))
+    assert content["counts"]["completed"] == 3
+    assert content["counts"]["rejected"] == 41
+    assert content["best"]["job_id"] == 3
+    assert content["best"]["params"] == {"n": 3}
+    assert content["best"]["metrics"] == {"error": 0.2, "power_w": 80.0}
+    assert content["violations"] == {"predicted": 0, "measured": 1}
+    assert content["elapsed_s"] == 12.346
+    assert content["budget"] == {"evaluations": 50, "hours": 2.0}
+
+
+def test_without_a_feasible_job_there_is_no_best() -> None:
+    assert make_summary(make_trial(1, error=0.1, power_w=90.0), make_trial(2, error=0.1)).to_json()["best"] is None
+
+
+def test_best_json_keeps_its_contract() -> None:
+    content = best_json(make_trial(5, error=0.031, predictions={"power_w": 80.0}))
+    assert content["job_id"] == 5
+    assert content["params"] == {"n": 5}
+    assert content["metrics"] == {"error": 0.031}
+    assert content["predictions"] == {"power_w": 80.0}
