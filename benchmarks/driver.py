@@ -4,7 +4,7 @@
 
 A slot is idle between the end of one job and the start of the next. The period of one no-op job in a search with one
 slot and many finished jobs is compared with that of a bare loop, in turn, so that a noisy machine harms both alike. The
-bare loop starts the same two processes, a Python that imports what the worker imports and the script, and waits for them.
+bare loop starts the same two processes, a Python that imports what the worker imports and the script, and waits.
 """
 
 from __future__ import annotations

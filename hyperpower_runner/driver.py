@@ -7,7 +7,7 @@
         wait for a worker, a signal, or the polling time
 
 The directory is its only state: a driver that is killed anywhere and started again goes on as if it had not been. With
-one slot a suggestion is a function of (config, history, job id), so both searches have the same jobs. It prints nothing.
+one slot, a suggestion is a function of (config, history, job id), so both have the same jobs. It prints nothing.
 """
 
 from __future__ import annotations

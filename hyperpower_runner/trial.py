@@ -85,7 +85,7 @@ class Job:
     def from_json(cls, data: Mapping[str, Any]) -> Job:
         """Read the content of a job.json; raises KeyError or TypeError where it is none."""
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
-        known["predictions"] = {name: _number(value) for name, value in dict(data.get("predictions", {})).items()}
+        known["predictions"] = {name: _number(value) for name, value in _object(data, "predictions").items()}
         return cls(job_id=data["id"], **known)
 
 
@@ -124,7 +124,7 @@ class Result:
     def from_json(cls, data: Mapping[str, Any]) -> Result:
         """Read the content of a result.json; raises KeyError, TypeError or ValueError where it is none."""
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data and name != "status"}
-        metrics = dict(data.get("metrics", {}))
+        metrics = _object(data, "metrics")
         known["metrics"] = {name: value if value is None else _number(value) for name, value in metrics.items()}
         return cls(status=Status(data["status"]), **known)
 
@@ -147,6 +147,13 @@ class Suggestion:
     params: Params
     predictions: dict[str, float] = field(default_factory=dict)
     rejection: Rejection = Rejection()
+
+
+def _object(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = data.get(name, {})
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} is {value!r}, but must be an object")
+    return value
 
 
 def _number(value: object) -> float:

@@ -209,7 +209,7 @@ def test_files_with_fewer_keys_are_read_with_defaults_and_more_keys_are_let_pass
 
 
 @pytest.mark.parametrize(
-    "content", [{}, {"params": {}, "seed": 1}, {"id": 1}, {"id": 1, "params": {}, "seed": 0, "predictions": 3}]
+    "content", [{}, {"params": {}, "seed": 1}, {"id": 1}, {"id": 1, "params": {}, "seed": 0, "predictions": "power"}]
 )
 def test_what_is_no_job_is_refused(content: dict[str, Any]) -> None:
     with pytest.raises((KeyError, TypeError)):
@@ -218,7 +218,7 @@ def test_what_is_no_job_is_refused(content: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [{}, {"status": "done"}, {"status": "failed", "metrics": {"error": "low"}}, {"status": "failed", "metrics": 3}],
+    [{}, {"status": "done"}, {"status": "failed", "metrics": {"error": "low"}}, {"status": "failed", "metrics": "ab"}],
 )
 def test_what_is_no_result_is_refused(content: dict[str, Any]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
