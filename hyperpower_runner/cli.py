@@ -287,9 +287,8 @@ def main() -> None:
         _say(f"error: {error}")
         sys.exit(EXIT_ERROR)
     except OSError as error:  # a full disk, a directory that may not be written
-        _say(
-            f"error: {error.filename or 'the system'}: {error.strerror}; what is on disk is whole, so mend it and resume"
-        )
+        where = error.filename or "the system"
+        _say(f"error: {where}: {error.strerror}; what is on disk is whole, so mend this and resume")
         sys.exit(EXIT_ERROR)
 
 

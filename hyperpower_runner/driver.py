@@ -184,7 +184,7 @@ class Driver:
         if suggestion.rejection.discarded:
             self.experiment.append_rejection(job_id, suggestion.rejection)
             self.discarded[job_id] = suggestion.rejection.discarded
-        rule = self.config.stopping_rule
+        rule, hours = self.config.stopping_rule, self.config.hours
         job = Job(
             job_id=job_id,
             params=suggestion.params,
@@ -195,7 +195,7 @@ class Driver:
             epochs=self.config.epochs,
             threads=max(1, _cores() // self.config.max_concurrent),
             timeout_s=self.config.timeout_s,
-            deadline=created_s + self.config.hours * 3600 - self._elapsed_s() if self.config.hours else None,
+            deadline=None if hours is None else created_s + hours * 3600 - self._elapsed_s(),
             stopping_rule=rule.to_json() if rule is not None else None,
             predictions=suggestion.predictions,
             created_s=created_s,

@@ -155,7 +155,7 @@ class Experiment:
             names = [entry.name for entry in os.scandir(self.jobs)]
         except FileNotFoundError:
             return []
-        return sorted(int(name) for name in names if name.isdecimal())
+        return sorted(int(name) for name in names if name.isdecimal() and name == self.job_files(int(name)).folder.name)
 
     # --- candidates that never ran
 

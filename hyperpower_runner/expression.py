@@ -104,8 +104,10 @@ class Constraint:
             return np.asarray(self._evaluate(columns), dtype=bool)
 
 
-def parse(text: str, kinds: Mapping[str, str]) -> Constraint:
+def parse(text: str, kinds: Mapping[str, str], texts: Mapping[str, Sequence[str]] | None = None) -> Constraint:
     """Parse a constraint over columns whose kinds (NUMBER or TEXT) are given by name.
+
+    texts: what a TEXT column may be, by name; a comparison with anything else is a slip of the pen.
 
     Raises ExpressionError with a sentence that quotes the place.
     """
@@ -120,7 +122,7 @@ def parse(text: str, kinds: Mapping[str, str]) -> Constraint:
         raise ExpressionError(f'"{shortened(text)}" cannot be parsed ({reason})') from None
     if _depth(tree) > MAX_DEPTH:
         raise ExpressionError(f'"{shortened(text)}" is nested too deeply')
-    compiler = _Compiler(text.strip(), kinds)
+    compiler = _Compiler(text.strip(), kinds, texts or {})
     kind, evaluate = compiler.compile(tree)
     if kind != TRUTH:
         raise ExpressionError(f'"{shortened(text)}" is {kind}, but a constraint must compare, as in "a + b <= 10"')
@@ -139,9 +141,10 @@ def _depth(tree: ast.AST) -> int:
 class _Compiler:
     """Turns the accepted syntax nodes into functions of the columns, and collects the names."""
 
-    def __init__(self, text: str, kinds: Mapping[str, str]) -> None:
+    def __init__(self, text: str, kinds: Mapping[str, str], texts: Mapping[str, Sequence[str]]) -> None:
         self.text = text
         self.kinds = kinds
+        self.texts = texts
         self.names: set[str] = set()
 
     def compile(self, node: ast.expr, negated: bool = False) -> tuple[str, Evaluate]:
@@ -209,6 +212,7 @@ class _Compiler:
         self, node: ast.expr, operators: Sequence[ast.cmpop], operands: Sequence[ast.expr], negated: bool
     ) -> tuple[str, Evaluate]:
         sides = [self.compile(operand) for operand in operands]
+        self._check_texts(operands)
         links: list[Evaluate] = []
         for operator, (left_kind, left), (right_kind, right) in zip(operators, sides, sides[1:], strict=False):
             if type(operator) not in _COMPARISONS:
@@ -220,6 +224,18 @@ class _Compiler:
             comparison = _OPPOSITES[type(operator)] if negated else type(operator)
             links.append(_apply(_COMPARISONS[comparison], [left, right]))
         return TRUTH, _fold(_junction(True, negated), links)
+
+    def _check_texts(self, operands: Sequence[ast.expr]) -> None:
+        """Refuse a text that no variable it is compared with can be: such a comparison says nothing."""
+        names = [operand.id for operand in operands if isinstance(operand, ast.Name) and operand.id in self.texts]
+        for operand in operands:
+            if isinstance(operand, ast.Constant) and isinstance(operand.value, str):
+                for name in names:
+                    if operand.value not in self.texts[name]:
+                        raise ExpressionError(
+                            f"{self._quote(operand)} is not an option of {name}, which has"
+                            f" {', '.join(self.texts[name])}{did_you_mean(operand.value, self.texts[name])}"
+                        )
 
     def _call(self, node: ast.expr, name: str, arguments: Sequence[ast.expr]) -> tuple[str, Evaluate]:
         if name not in _FUNCTIONS:

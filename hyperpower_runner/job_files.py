@@ -25,11 +25,16 @@ SCHEMA = 1
 
 
 def write_json(path: Path, content: dict[str, Any], *, exclusive: bool = False) -> bool:
-    """Write an object with its schema number: temporary file, fsync, rename, all in the same directory.
+    """Write an object with its schema number, atomically; see `write_text`."""
+    text = json.dumps({"schema": SCHEMA, **strict(content)}, indent=1, allow_nan=False) + "\n"
+    return write_text(path, text, exclusive=exclusive)
+
+
+def write_text(path: Path, text: str, *, exclusive: bool = False) -> bool:
+    """Write a file: temporary file, fsync, rename, all in the same directory.
 
     With `exclusive` an existing file is left alone and False is returned; True says that this call wrote it.
     """
-    text = json.dumps({"schema": SCHEMA, **strict(content)}, indent=1, allow_nan=False) + "\n"
     temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")  # also other hosts and threads write here
     try:
         with temporary.open("x", encoding="utf-8") as file:

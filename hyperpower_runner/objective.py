@@ -114,7 +114,7 @@ def run(
 
     parser = parser or argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     _add_arguments(parser)
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     try:
         job = _job_from(arguments)
         if arguments.inference_s is not None:
@@ -123,6 +123,9 @@ def run(
             _deliver(evaluate(job), job.metric)
     except HyperPowerError as error:
         sys.exit(f"error: {error}")
+    except ModuleNotFoundError as error:
+        advice = 'pip install "hyperpower_runner[cnn]"' if error.name == "torch" else f"install it for {sys.executable}"
+        sys.exit(f'error: there is no module "{error.name}" in this Python; {advice}')
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -209,6 +212,12 @@ def _deliver(metrics: Metrics, metric: str) -> None:
     print("\n" + json.dumps(strict(plain)), flush=True)
 
 
+def _enum_names(config_file: Path) -> set[str]:
+    """The ENUM variables of an experiment, which job.json does not tell from the others."""
+    variables = (read_json(config_file) or {}).get("variables", {})
+    return {name for name, variable in variables.items() if variable.get("type") == "ENUM"}
+
+
 def run_spearmint_main(main_file: str, job_file: str) -> None:
     """Call Spearmint's `main(job_id, params)`: params are 1-d arrays of length `size`, lists for ENUM.
 
@@ -231,11 +240,11 @@ def run_spearmint_main(main_file: str, job_file: str) -> None:
     specification.loader.exec_module(module)
     if not callable(getattr(module, "main", None)):
         raise ObjectiveError(f"{main_file}: has no function main(job_id, params)")
+    enums = _enum_names(Path(job_file).resolve().parent.parent.parent / "config.json")
     params = {}
     for name, value in job.params.items():
         items = value if isinstance(value, list) else [value]
-        numeric = all(isinstance(item, int | float) and not isinstance(item, bool) for item in items)
-        params[name] = np.array(items) if numeric else items
+        params[name] = items if name in enums else np.array(items)
     value = module.main(job.job_id, params)
     if isinstance(value, Mapping):
         _deliver({name: float(np.squeeze(item)) for name, item in value.items()}, job.metric)

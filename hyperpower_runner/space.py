@@ -253,14 +253,17 @@ class Space:
             yield _as_rows(columns[::-1], count)
 
 
-def parse_constraints(texts: Iterable[str], variables: Iterable[Variable]) -> tuple[expression.Constraint, ...]:
+def parse_constraints(texts: Iterable[str], variables: Sequence[Variable]) -> tuple[expression.Constraint, ...]:
     """Parse known constraints over the elements of `variables`; raises ExpressionError."""
     kinds = {
         name: expression.NUMBER if variable.is_numeric else expression.TEXT
         for variable in variables
         for name in variable.element_names
     }
-    return tuple(expression.parse(text, kinds) for text in texts)
+    options = {
+        variable.name: [str(option) for option in variable.options] for variable in variables if not variable.is_numeric
+    }
+    return tuple(expression.parse(text, kinds, options) for text in texts)
 
 
 def _is_number(value: object) -> bool:

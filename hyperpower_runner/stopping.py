@@ -26,11 +26,11 @@ class CurvePoint:
 class StoppingRule:
     """When a training counts as diverged.
 
-    after_epochs: reported epochs before an error at chance level is held against a training.
+    after_epochs: epochs of training before an error at chance level is held against it; a script may report more often.
     classes: number of classes C; guessing has error 1 - 1/C and cross-entropy loss ln C. None: chance level is
         unknown, and only the loss is watched.
     chance_margin: an error above (1 - chance_margin) * (1 - 1/C) is at chance level.
-    loss_fall: relative fall below the lowest earlier loss that counts as falling.
+    loss_fall: relative fall below the lowest loss of at least one epoch before that counts as falling.
     loss_factor: a loss above this many times its start is far above it; the start is the first loss, or ln C where
         that is larger, so that a training which began with a tiny loss is not stopped for a bump.
     """
@@ -67,9 +67,10 @@ def decide(curve: Iterable[CurvePoint], rule: StoppingRule) -> Decision:
     The decision of the first point that calls for a stop is returned, so it never changes once taken, whatever is
     reported after it.
     """
+    points = list(curve)
     first_loss: float | None = None
-    lowest_loss: float | None = None  # before the point at hand
-    for reported, point in enumerate(curve, start=1):
+    lowest_loss, compared = math.inf, 0  # the lowest of points[:compared], which are at least one epoch back
+    for position, point in enumerate(points):
         if point.error is not None and not math.isfinite(point.error):
             return Decision(True, point.epoch, f"the error became {point.error:g}")
         loss = point.loss
@@ -82,11 +83,14 @@ def decide(curve: Iterable[CurvePoint], rule: StoppingRule) -> Decision:
         start = max(first_loss, math.log(rule.classes)) if rule.classes else first_loss
         if start > 0 and loss > rule.loss_factor * start:
             return Decision(True, point.epoch, f"the loss {loss:.4g} is far above its start, {start:.4g}")
-        falling = lowest_loss is None or loss < lowest_loss - rule.loss_fall * abs(lowest_loss)
-        if reported >= rule.after_epochs and not falling and _at_chance(point.error, rule):
+        while compared < position and points[compared].epoch <= point.epoch - 1:
+            earlier = points[compared].loss
+            lowest_loss, compared = min(lowest_loss, math.inf if earlier is None else earlier), compared + 1
+        falling = math.isinf(lowest_loss) or loss < lowest_loss - rule.loss_fall * abs(lowest_loss)
+        epochs = point.epoch - points[0].epoch + 1  # scripts count from 0 or from 1
+        if epochs >= rule.after_epochs and not falling and _at_chance(point.error, rule):
             reason = f"the error {point.error:.4g} is at chance level and the loss {loss:.4g} is not falling"
             return Decision(True, point.epoch, reason)
-        lowest_loss = loss if lowest_loss is None else min(lowest_loss, loss)
     return CONTINUE
 
 

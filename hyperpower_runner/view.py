@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hyperpower_runner.config import ExperimentConfig
+from hyperpower_runner.errors import shortened
 from hyperpower_runner.experiment import Experiment
-from hyperpower_runner.job_files import read_json_lines
+from hyperpower_runner.job_files import as_number, read_json_lines
 from hyperpower_runner.summary import Summary
 from hyperpower_runner.trial import Status, Trial
 
@@ -27,7 +28,7 @@ def show_number(value: float | None) -> str:
     """A number as people read it: five significant digits, integers and large ones in full."""
     if value is None:
         return "-"
-    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:.5g}"
+    return f"{value:,.0f}" if abs(value) < 1e15 and value == int(value) else f"{value:.5g}"
 
 
 def show_params(params: dict[str, Any]) -> str:
@@ -163,4 +164,5 @@ def show_budget(summary: Summary) -> str:
 
 
 def _show_field(value: object) -> str:
-    return show_number(float(value)) if isinstance(value, int | float) else str(value) if value is not None else "-"
+    """One field of progress.jsonl, which a script may have filled with anything."""
+    return show_number(as_number(value)) if value is None or as_number(value) is not None else shortened(str(value))

@@ -374,3 +374,12 @@ def test_random_expressions_agree_with_python_where_python_can_compute_all_of_it
     except ZeroDivisionError:
         return
     assert constraint.holds({name: np.array([value]) for name, value in point.items()}).tolist() == [expected]
+
+
+def test_a_text_that_its_variable_cannot_be_is_refused_with_the_nearest_option() -> None:
+    kinds = {"kind": TEXT, "a": NUMBER}
+    options = {"kind": ["relu", "tanh"]}
+    for text in ("kind == 'rleu'", "a < 1 or not ('rleu' != kind)"):
+        with pytest.raises(ExpressionError, match='is not an option of kind.*did you mean "relu"'):
+            parse(text, kinds, options)
+    parse("kind == 'relu' or kind != 'tanh'", kinds, options)

@@ -305,7 +305,9 @@ def test_main_is_given_arrays_by_name_and_lists_of_options(tmp_path: Path) -> No
         "    open('seen.json', 'w').write(json.dumps([job_id, seen]))\n"
         "    return 0\n"
     ).replace("'seen.json'", repr(str(tmp_path / "seen.json")))
-    params = {"x": 1.5, "n": 3, "w": [0.5, 2.0], "m": [1, 2], "k": "sgd", "ks": ["a", "b"], "flag": True}
+    params = {"x": 1.5, "n": 3, "w": [0.5, 2.0], "m": [1, 2], "k": "sgd", "ks": ["a", "b"], "flag": True, "e": 16}
+    kinds = {name: {"type": "ENUM" if name in ("k", "ks", "flag", "e") else "FLOAT"} for name in params}
+    (tmp_path / "config.json").write_text(json.dumps({"variables": kinds}))
     delivered(run_main(tmp_path, main, params=params))
     assert json.loads((tmp_path / "seen.json").read_text()) == [
         12,
@@ -317,6 +319,7 @@ def test_main_is_given_arrays_by_name_and_lists_of_options(tmp_path: Path) -> No
             "k": ["list", None, ["sgd"]],
             "ks": ["list", None, ["a", "b"]],
             "flag": ["list", None, ["True"]],
+            "e": ["list", None, ["16"]],
         },
     ]
 

@@ -139,8 +139,15 @@ def test_no_points_no_decision() -> None:
 
 
 def test_the_epoch_of_a_decision_is_the_one_that_was_reported() -> None:
-    points = [CurvePoint(0.5, 0.9, 2.3), CurvePoint(1.0, 0.9, 2.3)]
-    assert decide(points, TEN).epoch == 1.0
+    points = [CurvePoint(0.5, 0.9, 2.3), CurvePoint(1.5, 0.9, 2.3)]
+    assert decide(points, TEN).epoch == 1.5
+
+
+def test_a_script_that_reports_ten_times_an_epoch_is_not_judged_sooner() -> None:
+    slow = [CurvePoint(step / 10, 0.9, 2.3 - 0.002 * step) for step in range(1, 41)]  # falls by 0.9 % an epoch
+    assert decide(slow, TEN) == CONTINUE
+    flat = [CurvePoint(step / 10, 0.9, 2.3) for step in range(1, 41)]
+    assert decide(flat, TEN).epoch == pytest.approx(1.1)
 
 
 def test_a_rule_survives_json_and_lets_unknown_keys_pass() -> None:

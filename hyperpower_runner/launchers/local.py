@@ -17,7 +17,7 @@ from typing import Any
 
 from hyperpower_runner import processes
 from hyperpower_runner.errors import LaunchError
-from hyperpower_runner.job_files import JobFiles, read_json
+from hyperpower_runner.job_files import JobFiles, read_json, write_text
 from hyperpower_runner.launchers import WorkerState
 
 BLIND_POLL_S = 0.05  # where the system cannot say when a process ends
@@ -56,7 +56,7 @@ class LocalLauncher:
         return states
 
     def cancel(self, files: JobFiles, reason: str) -> None:
-        files.stop.write_text(reason + "\n", encoding="utf-8")
+        write_text(files.stop, reason + "\n")
         pid = self._pid(files)
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):

@@ -17,7 +17,7 @@ from hyperpower_runner.methods.rand import Rand
 from hyperpower_runner.space import Array, Space
 from hyperpower_runner.trial import History, Suggestion
 
-MOST_NEIGHBOURS = 100_000  # before a neighbourhood without an untried feasible point is left for the whole space
+MOST_NEIGHBOURS = 20_000  # before a neighbourhood without an untried feasible point is left for the whole space
 
 
 class RandWalk:
