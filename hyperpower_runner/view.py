@@ -125,10 +125,10 @@ class LiveView(Lines):
         return Group(*lines)
 
     def _running(self, summary: Summary) -> Table:
-        table = Table(box=None, padding=(0, 2, 0, 0))
+        table = Table(box=None, padding=(0, 2, 0, 0), expand=True)
         for heading in ("job", "for", "epoch", self.config.optimize, "loss"):
-            table.add_column(heading, justify="right")
-        table.add_column("params", no_wrap=True, overflow="ellipsis")
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("params", no_wrap=True, overflow="ellipsis", ratio=1)  # takes the room that the others leave
         jobs = {trial.job.job_id: trial.job for trial in summary.history if trial.job.job_id in summary.unfinished}
         for job_id, job in jobs.items():
             last: dict[str, Any] = {}

@@ -380,6 +380,6 @@ def test_a_text_that_its_variable_cannot_be_is_refused_with_the_nearest_option()
     kinds = {"kind": TEXT, "a": NUMBER}
     options = {"kind": ["relu", "tanh"]}
     for text in ("kind == 'rleu'", "a < 1 or not ('rleu' != kind)"):
-        with pytest.raises(ExpressionError, match='is not an option of kind.*did you mean "relu"'):
+        with pytest.raises(ExpressionError, match=r'is not an option of kind.*did you mean "relu"'):
             parse(text, kinds, options)
     parse("kind == 'relu' or kind != 'tanh'", kinds, options)

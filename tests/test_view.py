@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
+from searching import make_experiment
 
 from hyperpower_runner import view
 from hyperpower_runner.config import parse
+from hyperpower_runner.job_files import append_json_line
 from hyperpower_runner.summary import Summary
 from hyperpower_runner.trial import History, Job, Result, Status, Trial
 
@@ -79,3 +82,23 @@ def test_what_is_left_of_the_budget() -> None:
     assert view.show_budget(summary) == "1 of 5 evaluations started, 1 h 30 min left of 2 h, 30 min 00 s elapsed"
     assert view.show_best(summary) == "job 1: error 0.5, power_w 9  (x=0.12346 kind=relu)"
     assert view.show_best(Summary(CONFIG, History(), {}, 0, 0.0)) == "none yet"
+
+
+@pytest.mark.parametrize("width", [60, 100, 200])
+def test_running_jobs_show_their_epochs_also_where_params_are_wider_than_the_terminal(
+    tmp_path: Path, width: int
+) -> None:
+    experiment = make_experiment(tmp_path)
+    job = Job(job_id=12, params={f"a_long_name_{index}": 0.5 for index in range(13)}, seed=0, epochs=10)
+    experiment.write_job(job)
+    for line in ({"epoch": 6, "error": 0.5}, {"epoch": 7, "error": 0.25, "loss": float("nan")}):
+        append_json_line(experiment.job_files(12).progress, line)
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    live = view.LiveView(experiment, CONFIG, console)
+    history = History((Trial(job),))
+    live.console.print(live._panel(Summary(CONFIG, history, {12: Status.RUNNING}, 3, 60.0)))
+    written = console.file.getvalue()  # type: ignore[attr-defined]
+    row = next(line for line in written.splitlines() if line.split()[:1] == ["12"])
+    assert {"7/10", "0.25", "nan"} <= set(row.split())
+    assert "1 running, 3 rejected" in written
+    assert all(len(line) <= width for line in written.splitlines())
