@@ -1,13 +1,15 @@
 """The command line: what users type, what is printed, and the exit codes.
 
 Results go to stdout, progress and messages to stderr. Exit 0: done; 1: an error the user can act on; 2: usage; 130:
-interrupted with everything saved. Only here are the package's errors caught.
+interrupted with everything saved. Errors that nobody below knows an answer to are turned into a sentence here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import shlex
 import sys
 import time
 from dataclasses import replace
@@ -25,6 +27,8 @@ if TYPE_CHECKING:  # imported where they are used, so that --help stays fast
     from hyperpower_runner.driver import Ending
     from hyperpower_runner.experiment import Experiment
     from hyperpower_runner.summary import Summary
+
+MOST_POINTS = 10**18  # of a finite space that are worth counting
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130  # 2, for usage, is typer's
 
@@ -65,31 +69,35 @@ def init(
 
     for path in write_template(template.value, directory):
         print(path)
-    _say(f"Next: hyperpower-runner run {directory}")
+    _say(f"Next: hyperpower-runner run {shlex.quote(str(directory))}")
 
 
 @app.command(epilog="Example: hyperpower-runner validate experiments/quickstart")
 def validate(directory: Directory, as_json: Json = False) -> None:
     """Check config.json, the objective's script and the hardware models; run nothing."""
     experiment, config = _open(directory)
+    experiment.check_command(config)
     _check_feasible(experiment, config)
     space = config.space
+    points = None if space.cardinality is None or space.cardinality > MOST_POINTS else space.cardinality
     content = {
         "valid": True,
         "dimensions": space.dimensions,
-        "points": space.cardinality,
+        "points": points,
         "method": config.method,
         "constraints": dict(config.constraints),
     }
-    points = "countless" if space.cardinality is None else f"{space.cardinality:,}"
-    _print(content, as_json, f"{experiment.config_file} is valid: {space.dimensions} dimensions, {points} points.")
+    size = "countless" if points is None else f"{points:,}"
+    _print(content, as_json, f"{experiment.config_file} is valid: {space.dimensions} dimensions, {size} points.")
 
 
 @app.command(epilog="Example: hyperpower-runner run experiments/quickstart --evaluations 20 --max-concurrent 2")
 def run(
     directory: Directory,
     evaluations: Annotated[int | None, typer.Option(min=1, help="Stop at so many, earlier runs included.")] = None,
-    hours: Annotated[float | None, typer.Option(min=0, help="Stop after so many, earlier runs included.")] = None,
+    hours: Annotated[
+        float | None, typer.Option(min=0, max=1_000_000, help="Stop after so many, earlier runs included.")
+    ] = None,
     max_concurrent: Annotated[int | None, typer.Option(min=1, help="Jobs at a time.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -98,6 +106,7 @@ def run(
     Ctrl-C once: no new jobs, the running ones are left to finish. Twice: they are cancelled.
     """
     experiment, config = _open(directory)
+    experiment.check_command(config)
     config = replace(
         config,
         evaluations=evaluations or config.evaluations,
@@ -136,7 +145,8 @@ def best(directory: Directory, as_json: Json = False) -> None:
         completed = summary.counts["completed"]
         bounds = " and ".join(f"{metric} <= {bound:g}" for metric, bound in config.constraints.items())
         why = f"none of {completed} completed jobs is known to meet {bounds}" if completed else "no job has completed"
-        raise HyperPowerError(f"{directory}: no best yet, {why}; search on with: hyperpower-runner run {directory}")
+        again = f"hyperpower-runner run {shlex.quote(str(directory))}"
+        raise HyperPowerError(f"{directory}: no best yet, {why}; search on with: {again}")
     lines = [f"job {trial.job.job_id}"]
     lines += [f"  {name:<20} {show_number(value)}" for name, value in trial.metrics.items()]
     lines += ["params"] + [f"  {name:<20} {value}" for name, value in trial.job.params.items()]
@@ -149,7 +159,7 @@ def stop(
     now: Annotated[bool, typer.Option("--now", help="Also cancel the running jobs.")] = False,
 ) -> None:
     """Ask the running driver to start no more jobs; it ends when the running ones have finished."""
-    experiment, _ = _open(directory)
+    experiment = _experiment(directory)
     holder = experiment.holder()
     if holder is None:
         raise HyperPowerError(f"{directory}: no driver is running here, so there is nothing to stop")
@@ -164,7 +174,7 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete what a search left behind: jobs, results and caches. config.json and hardware/ stay."""
-    experiment, _ = _open(directory)
+    experiment = _experiment(directory)
     with experiment.lock():
         history = experiment.read_history()
         count = len(history)
@@ -188,10 +198,21 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
+def _experiment(directory: Path) -> Experiment:
+    """The experiment of a directory, whatever state its config.json is in."""
+    from hyperpower_runner.errors import ConfigError
+    from hyperpower_runner.experiment import Experiment
+
+    experiment = Experiment(directory.absolute())
+    if not experiment.config_file.exists() and not experiment.jobs.exists():
+        raise ConfigError(f"{directory}: is not an experiment directory, it holds no config.json")
+    return experiment
+
+
 def _open(directory: Path) -> tuple[Experiment, ExperimentConfig]:
     from hyperpower_runner.experiment import Experiment
 
-    experiment = Experiment(directory.resolve())
+    experiment = Experiment(directory.absolute())
     return experiment, experiment.read_config()
 
 
@@ -234,28 +255,29 @@ def _finish(experiment: Experiment, ending: Ending) -> None:
     """Leave with the exit code of an ending, and say what to do next."""
     from hyperpower_runner.driver import Why
 
+    again = f"hyperpower-runner run {shlex.quote(str(experiment.root))}"
+    if ending.why is Why.INFEASIBLE:
+        raise HyperPowerError(ending.sentence)
     if ending.why is Why.FAILURES:
-        last = max(trial.job.job_id for trial in experiment.read_history() if trial.ended)
-        files = experiment.job_files(last)
+        last = max(experiment.read_history().failures, key=lambda trial: trial.result.ended_s if trial.result else 0.0)
+        files = experiment.job_files(last.job.job_id)
         _say(f"The last lines of {files.output}:\n{files.log_tail()}")
-        raise HyperPowerError(
-            f"{ending.sentence} Mend the script, then resume: hyperpower-runner run {experiment.root}"
-        )
+        what = f"job {last.job.job_id}: {last.result.reason if last.result else ''}"
+        raise HyperPowerError(f"{ending.sentence} The last is {what}; mend the script, then resume: {again}")
     if ending.why in (Why.INTERRUPTED, Why.STOPPED):
-        _say(f"Resume with: hyperpower-runner run {experiment.root}")
+        _say(f"Resume with: {again}")
     if ending.why is Why.INTERRUPTED:
         raise typer.Exit(EXIT_INTERRUPTED)
 
 
 def _read_summary(experiment: Experiment, config: ExperimentConfig) -> Summary:
     from hyperpower_runner.summary import Summary, elapsed_s
-    from hyperpower_runner.trial import History
 
     history = experiment.read_history()
     unfinished = {trial.job.job_id: experiment.status(trial) for trial in history if not trial.ended}
     rejected = sum(experiment.read_rejections().values())
-    worked = History(tuple(trial for trial in history if trial.ended or experiment.may_run(trial.job.job_id)))
-    return Summary(config, history, unfinished, rejected, elapsed_s(worked, time.time()))
+    worked_s = elapsed_s(experiment.working_spans(history, time.time()))
+    return Summary(config, history, unfinished, rejected, worked_s)
 
 
 def _text(summary: Summary) -> str:
@@ -276,11 +298,15 @@ def _print(content: dict[str, Any], as_json: bool, text: str) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    if sys.stderr is not None:  # it may be closed, and print would then take stdout
+        with contextlib.suppress(BrokenPipeError):
+            print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:
     """Entry point; turns the package's errors into one sentence and exit code 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may hold what a terminal's encoding has not
     try:
         app()
     except HyperPowerError as error:
@@ -288,7 +314,7 @@ def main() -> None:
         sys.exit(EXIT_ERROR)
     except OSError as error:  # a full disk, a directory that may not be written
         where = error.filename or "the system"
-        _say(f"error: {where}: {error.strerror}; what is on disk is whole, so mend this and resume")
+        _say(f"error: {where}: {error.strerror or error}; what is on disk is whole, so mend this and resume")
         sys.exit(EXIT_ERROR)
 
 

@@ -75,7 +75,7 @@ class ObjectiveFile(_File):
 
 class BudgetFile(_File):
     evaluations: PositiveInt | None = None
-    hours: PositiveFloat | None = None
+    hours: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
 
 
 class EarlyTerminationFile(_File):

@@ -24,7 +24,7 @@ class HyperPowerError(Exception):
     """Base of every error that a user can act on; its message is one line, whatever it quotes."""
 
     def __init__(self, sentence: str) -> None:
-        super().__init__("".join(sign if sign.isprintable() else _escaped(sign) for sign in sentence))
+        super().__init__(printable(sentence))
 
 
 class ConfigError(HyperPowerError):
@@ -81,5 +81,6 @@ def did_you_mean(found: str, known: Iterable[str]) -> str:
     return f'; did you mean "{spellings[near[0]]}"?' if near else ""
 
 
-def _escaped(sign: str) -> str:
-    return sign.encode("unicode_escape").decode()
+def printable(text: str) -> str:
+    """Return a text as one line that no terminal obeys: line ends and control characters are escaped."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -45,21 +46,20 @@ class Experiment:
     # --- what the user wrote
 
     def read_config(self) -> ExperimentConfig:
-        """Read and check config.json, and that what it starts exists; raises ConfigError."""
+        """Read and check config.json; raises ConfigError."""
         where = str(self.config_file)
         try:
-            text = self.config_file.read_text(encoding="utf-8")
+            text = self.config_file.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             missing = "holds no config.json" if self.root.is_dir() else "is not a directory"
             raise ConfigError(f"{self.root}: {missing}; make an experiment with: hyperpower-runner init DIR") from None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{where}: cannot be read ({error})") from None
-        config = parse_text(text, where)
-        self._check_command(config.command, where)
-        return config
+        return parse_text(text, where)
 
-    def _check_command(self, command: tuple[str, ...], where: str) -> None:
-        """Raise ConfigError unless the program, and the script that an interpreter is given, can be run."""
+    def check_command(self, config: ExperimentConfig) -> None:
+        """Raise ConfigError unless the program, and the script that an interpreter is given, can be run here."""
+        command, where = config.command, str(self.config_file)
         program = command[0]
         search_path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         if "/" in program:
@@ -77,6 +77,8 @@ class Experiment:
 
     def _check_script(self, script: str, where: str) -> None:
         path = self.root / script
+        if path.is_dir():
+            raise ConfigError(f'{where}: objective.command: "{script}" is a directory; name the script in it')
         if not path.is_file():
             beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
             raise ConfigError(
@@ -98,6 +100,8 @@ class Experiment:
     def write_job(self, job: Job) -> None:
         files = self.job_files(job.job_id)
         files.folder.mkdir(parents=True, exist_ok=True)
+        if files.result.exists() or files.last_attempt():
+            raise ExperimentError(f"{files.folder}: holds what is left of another job; delete this folder, then resume")
         write_json(files.job, job.to_json())
 
     def read_history(self) -> History:
@@ -113,7 +117,8 @@ class Experiment:
             return None
         try:
             job = Job.from_json(content)
-        except (KeyError, TypeError) as error:
+            _check_id(job.job_id, job_id)
+        except (KeyError, TypeError, ValueError) as error:
             raise ExperimentError(
                 f"{files.job}: is not a job file ({error!r}); restore it or delete its folder"
             ) from None
@@ -125,6 +130,7 @@ class Experiment:
         if content is None:
             return None
         try:
+            _check_id(content.get("id", job_id), job_id)
             return Result.from_json(content)
         except (KeyError, TypeError, ValueError) as error:
             raise ExperimentError(
@@ -140,8 +146,18 @@ class Experiment:
         """Where a job stands, derived from its files."""
         if trial.result is not None:
             return trial.result.status
-        claimed = self.job_files(trial.job.job_id).last_attempt() > 0
-        return Status.RUNNING if claimed else Status.PENDING
+        return Status.RUNNING if self.may_run(trial.job.job_id) else Status.PENDING
+
+    def working_spans(self, history: History, now_s: float) -> list[tuple[float, float]]:
+        """When jobs ran, as (begin, end) in seconds since the epoch; of a job tried again, the last attempt."""
+        spans = []
+        for trial in history:
+            files = self.job_files(trial.job.job_id)
+            if trial.result is not None:
+                spans.append((trial.result.started_s, trial.result.ended_s))
+            elif self.may_run(trial.job.job_id):
+                spans.append((files.attempt(files.last_attempt()).stat().st_mtime, now_s))
+        return spans
 
     def may_run(self, job_id: int) -> bool:
         """Whether a worker of this job lives, or cannot be seen from this host."""
@@ -179,15 +195,16 @@ class Experiment:
         """Hold the directory as its one driver; raises LockedError naming the process that holds it."""
         lock = filelock.FileLock(self.lock_file)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=0.5, poll_interval=0.05)  # not 0: `holder` takes it for a moment
         except filelock.Timeout:
-            holder = self.holder()
+            holder = self._read_holder()
             who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
             raise LockedError(
                 f"{self.root}: its search is already run by {who}; wait for it, or end it with:"
-                f" hyperpower-runner stop {self.root}"
+                f" hyperpower-runner stop {shlex.quote(str(self.root))}"
             ) from None
         try:
+            self.clear_stop()  # before anybody can know whom to stop
             self.state.mkdir(exist_ok=True)
             write_json(self.holder_file, {**processes.own_identity(), "since_s": time.time()})
             yield
@@ -196,19 +213,37 @@ class Experiment:
             lock.release()
 
     def holder(self) -> dict[str, Any] | None:
-        """The process that drives the search, where one is known and not known to be dead."""
+        """The process that drives the search now, wherever it runs; the kernel's lock says whether there is one."""
+        if not self.lock_file.exists():
+            return None
+        lock = filelock.FileLock(self.lock_file)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            return self._read_holder()
+        except OSError:  # a directory that may only be read
+            holder = self._read_holder()
+            return holder if holder is not None and processes.is_alive(holder) else None
+        lock.release()
+        return None
+
+    def _read_holder(self) -> dict[str, Any] | None:
         try:
             holder = read_json(self.holder_file)
         except ExperimentError:
             return None
-        return None if holder is None or processes.is_alive(holder) is False else holder
+        return holder if holder is not None and "pid" in holder and "host" in holder else None
 
     def request_stop(self, reason: str, *, cancel: bool = False) -> None:
         """Ask the driver, wherever it runs, to start no more jobs, or also to cancel the running ones."""
         write_json(self.stop_file, {"reason": reason, "cancel": cancel})
 
     def stop_request(self) -> dict[str, Any] | None:
-        return read_json(self.stop_file) if self.stop_file.exists() else None
+        """The request to stop, or None; any file of that name is one, also one that `touch` made."""
+        try:
+            return read_json(self.stop_file)
+        except ExperimentError:
+            return {}
 
     def clear_stop(self) -> None:
         self.stop_file.unlink(missing_ok=True)
@@ -222,3 +257,9 @@ class Experiment:
             else:
                 path.unlink()
         return removed
+
+
+def _check_id(found: object, folder: int) -> None:
+    """Raise ValueError for a file that was copied from another job's folder."""
+    if found != folder:
+        raise ValueError(f"its id is {found!r}, but its folder is that of job {folder}")

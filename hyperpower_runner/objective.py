@@ -246,10 +246,13 @@ def run_spearmint_main(main_file: str, job_file: str) -> None:
         items = value if isinstance(value, list) else [value]
         params[name] = items if name in enums else np.array(items)
     value = module.main(job.job_id, params)
-    if isinstance(value, Mapping):
-        _deliver({name: float(np.squeeze(item)) for name, item in value.items()}, job.metric)
-    else:
-        _deliver(float(np.squeeze(value)) if value is not None else math.nan, job.metric)
+    numbers = {}
+    for name, item in (value if isinstance(value, Mapping) else {job.metric: value}).items():
+        try:
+            numbers[name] = math.nan if item is None else float(np.squeeze(item))
+        except (TypeError, ValueError):
+            raise ObjectiveError(f"{main_file}: main returned {name} as {item!r}, but a number was expected") from None
+    _deliver(numbers, job.metric)
 
 
 if __name__ == "__main__":

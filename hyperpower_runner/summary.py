@@ -13,16 +13,10 @@ from hyperpower_runner.config import ExperimentConfig
 from hyperpower_runner.trial import ENDED, History, Status, Trial
 
 
-def elapsed_s(history: History, now_s: float) -> float:
-    """How long a search has worked, in seconds: the time covered by its jobs, pauses between two drivers left out.
-
-    A job counts from when the driver began to look for its params; one without a result counts until `now_s`.
-    """
-    spans = sorted(
-        (trial.job.created_s, trial.result.ended_s if trial.result is not None else now_s) for trial in history
-    )
+def elapsed_s(spans: Iterable[tuple[float, float]]) -> float:
+    """How long a search has worked, in seconds: the time covered by spans (begin, end), pauses left out."""
     total, covered_until = 0.0, float("-inf")
-    for begin, end in spans:
+    for begin, end in sorted(spans):
         total += max(0.0, end - max(begin, covered_until))
         covered_until = max(covered_until, end)
     return total
@@ -83,6 +77,7 @@ class Summary:
             "method": self.config.method,
             "hardware_aware": self.config.hardware_aware,
             "optimize": self.config.optimize,
+            "experiment_name": self.config.name,
         }
 
 

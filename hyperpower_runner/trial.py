@@ -85,6 +85,10 @@ class Job:
     def from_json(cls, data: Mapping[str, Any]) -> Job:
         """Read the content of a job.json; raises KeyError or TypeError where it is none."""
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
+        for name, kind in (("id", int), ("params", dict), ("command", list), ("env", dict), ("metric", str)):
+            if not isinstance(data.get(name, kind()), kind):
+                raise TypeError(f"{name} is {data[name]!r}")
+        known["created_s"] = _number(data.get("created_s", 0.0))
         known["predictions"] = {name: _number(value) for name, value in _object(data, "predictions").items()}
         return cls(job_id=data["id"], **known)
 
@@ -126,6 +130,7 @@ class Result:
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data and name != "status"}
         metrics = _object(data, "metrics")
         known["metrics"] = {name: value if value is None else _number(value) for name, value in metrics.items()}
+        known.update({name: _number(data.get(name, 0.0)) for name in ("started_s", "ended_s")})
         return cls(status=Status(data["status"]), **known)
 
 
@@ -228,6 +233,11 @@ class History:
             if trial.result is not None:
                 counts[trial.result.status] = counts.get(trial.result.status, 0) + 1
         return counts
+
+    @property
+    def failures(self) -> list[Trial]:
+        """The trials that gave nothing although nobody asked them to end."""
+        return [trial for trial in self.trials if trial.result is not None and trial.result.status.is_failure]
 
     @cached_property
     def seen(self) -> frozenset[str]:

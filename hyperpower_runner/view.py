@@ -5,6 +5,7 @@ It is told by the driver (`driver.Observer`) and reads the progress files of run
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hyperpower_runner.config import ExperimentConfig
-from hyperpower_runner.errors import shortened
+from hyperpower_runner.errors import printable, shortened
 from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.job_files import as_number, read_json_lines
 from hyperpower_runner.summary import Summary
@@ -33,7 +34,7 @@ def show_number(value: float | None) -> str:
 
 def show_params(params: dict[str, Any]) -> str:
     items = ((name, f"{value:.5g}" if isinstance(value, float) else value) for name, value in params.items())
-    return " ".join(f"{name}={value}" for name, value in items)
+    return printable(" ".join(f"{name}={value}" for name, value in items))
 
 
 def show_duration(seconds: float) -> str:
@@ -91,7 +92,8 @@ class Lines:
         return f"{time.strftime('%H:%M:%S')}  job {trial.job.job_id}", "bold"
 
     def _write(self, text: Text) -> None:
-        self.console.print(text, soft_wrap=True)
+        with contextlib.suppress(BrokenPipeError):  # whoever read along has gone; the search goes on
+            self.console.print(text, soft_wrap=True)
 
 
 class LiveView(Lines):
@@ -127,7 +129,7 @@ class LiveView(Lines):
     def _running(self, summary: Summary) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0), expand=True)
         for heading in ("job", "for", "epoch", self.config.optimize, "loss"):
-            table.add_column(heading, justify="right", no_wrap=True)
+            table.add_column(Text(heading), justify="right", no_wrap=True)
         table.add_column("params", no_wrap=True, overflow="ellipsis", ratio=1)  # takes the room that the others leave
         jobs = {trial.job.job_id: trial.job for trial in summary.history if trial.job.job_id in summary.unfinished}
         for job_id, job in jobs.items():
@@ -138,16 +140,16 @@ class LiveView(Lines):
             if job.epochs and last:
                 reported[0] += f"/{job.epochs}"
             age = show_duration(time.time() - job.created_s)
-            table.add_row(str(job_id), age, *reported, show_params(job.params))
+            # As Text, because params and reports may hold what rich takes for markup.
+            table.add_row(*map(Text, (str(job_id), age, *reported, show_params(job.params))))
         return table
 
 
 def show_best(summary: Summary) -> str:
     best = summary.best
     if best is None:
-        return (
-            "none yet" if summary.unfinished or not len(summary.history) else "no completed job meets the constraints"
-        )
+        unmet = summary.counts["completed"] > 0 and summary.config.constraints
+        return "no completed job is known to meet the constraints" if unmet else "none yet"
     metrics = [f"{name} {show_number(best.constrained_value(name))}" for name in summary.config.constraints]
     value = f"{summary.config.optimize} {show_number(best.objective)}"
     return f"job {best.job.job_id}: {', '.join([value, *metrics])}  ({show_params(best.job.params)})"

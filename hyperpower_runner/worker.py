@@ -11,6 +11,7 @@ job.json. Standard library only, because a worker is started for every job.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -20,11 +21,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from hyperpower_runner import processes
+from hyperpower_runner.errors import printable, shortened
 from hyperpower_runner.job_files import JobFiles, as_number, read_json, read_json_lines, write_json
 from hyperpower_runner.stopping import CONTINUE, CurvePoint, Decision, StoppingRule, decide
 from hyperpower_runner.trial import Job, Result, Status
@@ -36,6 +39,7 @@ STOP_GRACE_S = 10.0  # likewise after a request to stop
 TERM_GRACE_S = 5.0  # between SIGTERM and SIGKILL
 DRAIN_S = 0.5  # for output that is still in the pipes when the script has ended
 LONGEST_LINE = 1 << 20
+LONGEST_REASON = 500
 BLIND_POLL_S = 0.02  # where the system cannot say when a process ends
 
 
@@ -63,16 +67,27 @@ class Worker:
         try:
             script = self._start()
         except (OSError, ValueError) as error:
-            return self._result(Status.FAILED, f"the command {self.job.command!r} could not be started: {error}", None)
+            return self._result(Status.FAILED, self._why_not_started(error), None)
         with script:  # closes the pipes
-            self._supervise(script)
-            self._end_group(script, signal.SIGKILL)  # whatever the script left behind in its group
+            try:
+                self._supervise(script)
+            finally:
+                self._end_group(script, signal.SIGKILL)  # whatever the script left behind, or itself after an error
         self._watch(time.monotonic())  # once more: the script may have acted on what came since the last look
         return self._judge(script.returncode)
 
     def on_sigterm(self, number: int, frame: FrameType | None) -> None:
         """End the script, and write that it was cancelled."""
         self._told_to_end = True
+
+    def _why_not_started(self, error: Exception) -> str:
+        program = self.job.command[0]
+        sentence = f"the command {self.job.command!r} could not be started: {error}"
+        if isinstance(error, OSError) and error.errno == errno.ENOEXEC:
+            return f'{sentence}; "{program}" needs a first line such as #!/bin/bash'
+        if isinstance(error, FileNotFoundError) and (self.root / program).is_file():
+            return f'{sentence}; the first line of "{program}" names no program (has it the line ends of Windows?)'
+        return sentence
 
     def _start(self) -> subprocess.Popen[bytes]:
         path = self.files.job.resolve()
@@ -105,7 +120,8 @@ class Worker:
             while script.poll() is None:
                 now = time.monotonic()
                 if now >= next_beat:
-                    self.files.heartbeat.touch()
+                    with contextlib.suppress(OSError):  # a missed beat must not end a training
+                        self.files.heartbeat.touch()
                     next_beat = now + HEARTBEAT_S
                 if now >= next_watch:
                     self._watch(now)
@@ -175,14 +191,16 @@ class Worker:
                 selector.unregister(key.fileobj)
                 continue
             copied = True
-            os.write(sys.stdout.fileno(), chunk)
+            with contextlib.suppress(OSError):  # the disk is full: the log is lost, the evaluation need not be
+                os.write(sys.stdout.fileno(), chunk)
             if key.data == "stdout":
                 self.tail = (self.tail + chunk)[-LONGEST_LINE:]
         return copied
 
     def _judge(self, exit_code: int) -> Result:
         """Turn how the script ended into a result; a request or a limit that ended it comes before its exit code."""
-        metrics, extra, complaint = read_metrics(self.tail, self.job.metric)
+        measured = {"duration_s": round(time.time() - self.started_s, 3)}
+        metrics, extra, complaint = read_metrics(self.tail, self.job.metric, measured)
         status, reason = Status.COMPLETED, complaint
         if self.cancelled is not None:
             status, reason = Status.CANCELLED, self.cancelled
@@ -190,8 +208,8 @@ class Worker:
             status, reason = Status.TIMED_OUT, f"it ran longer than timeout-s, {self.job.timeout_s:g} s"
         elif self.decision.stop:
             status, reason = Status.TERMINATED, self.decision.reason
-            if self.reached is not None:
-                metrics.setdefault(self.job.metric, self.reached)
+            if metrics.get(self.job.metric) is None:
+                metrics[self.job.metric] = self.reached
         elif exit_code != 0:
             status, reason = Status.FAILED, _explain_exit(exit_code)
         elif complaint:
@@ -210,8 +228,8 @@ class Worker:
         last_epoch = self.curve[-1].epoch if self.curve else None
         return Result(
             status=status,
-            metrics={"duration_s": round(ended_s - self.started_s, 3), **(metrics or {})},
-            reason=reason,
+            metrics=metrics or {},
+            reason=printable(shortened(reason, LONGEST_REASON)) if reason is not None else None,
             epoch=self.decision.epoch if status is Status.TERMINATED else last_epoch,
             extra=extra or {},
             started_s=self.started_s,
@@ -221,27 +239,27 @@ class Worker:
         )
 
 
-def read_metrics(stdout: bytes, wanted: str) -> tuple[dict[str, float | None], dict[str, Any], str | None]:
-    """Read the metrics from the last line of a script's stdout.
+def read_metrics(
+    stdout: bytes, wanted: str, measured: Mapping[str, float]
+) -> tuple[dict[str, float | None], dict[str, Any], str | None]:
+    """Read the metrics from the last line of a script's stdout, beside those `measured` by the worker.
 
     Returns the metrics (finite numbers, None for what was not measured), whatever else the object held, and a sentence
     that says why the `wanted` metric could not be had, or None.
     """
     lines = [line for line in stdout.splitlines() if line.strip()]
     if not lines:
-        return (
-            {},
-            {},
-            f'it printed nothing; the last line of its stdout must be a JSON object such as {{"{wanted}": 0.1}}',
-        )
+        complaint = f'it printed nothing; its last line of stdout must be a JSON object such as {{"{wanted}": 0.1}}'
+        return dict(measured), {}, complaint
     try:
         content = json.loads(lines[-1])
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         shown = lines[-1][:80].decode("utf-8", errors="replace")
-        return {}, {}, f'the last line of its stdout is not a JSON object such as {{"{wanted}": 0.1}}, but "{shown}"'
-    metrics: dict[str, float | None] = {}
+        complaint = f'the last line of its stdout is not a JSON object such as {{"{wanted}": 0.1}}, but "{shown}"'
+        return dict(measured), {}, complaint
+    metrics: dict[str, float | None] = dict(measured)
     extra: dict[str, Any] = {}
     for name, value in content.items():
         number = as_number(value)
@@ -251,10 +269,11 @@ def read_metrics(stdout: bytes, wanted: str) -> tuple[dict[str, float | None], d
             metrics[name] = None
         else:
             extra[name] = value
-    if wanted not in content:
+    if wanted not in metrics and wanted not in extra:
         return metrics, extra, f'it reported {", ".join(content) or "no metric"}, but not "{wanted}"'
     if metrics.get(wanted) is None:
-        return metrics, extra, f'it reported "{wanted}" as {content[wanted]!r}, which is not a finite number'
+        found = shortened(repr(content[wanted]))
+        return metrics, extra, f'it reported "{wanted}" as {found}, which is not a finite number'
     return metrics, extra, None
 
 
@@ -278,6 +297,8 @@ def main(root: Path, job_id: str, attempt: int) -> int:
     # Whoever writes this file runs the attempt; a second worker, started by a driver that could not know, goes home.
     if files.result.exists() or not write_json(files.attempt(attempt), processes.own_identity(), exclusive=True):
         return 0
+    if attempt > 1 and files.progress.exists():  # the curve of the training that was lost is not this one's
+        files.progress.replace(files.progress.with_name(f"progress-{attempt - 1}.jsonl"))
     write_json(files.result, {"id": content["id"], **worker.run().to_json()}, exclusive=True)
     return 0
 

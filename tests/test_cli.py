@@ -124,7 +124,7 @@ def test_failures_in_a_row_end_with_the_tail_of_the_last_log(tmp_path: Path) -> 
     assert answer.returncode == 1
     assert "MemoryError: the device is full" in answer.stderr
     assert "jobs/000005/output.log" in answer.stderr
-    assert answer.stderr.splitlines()[-1].startswith("error: 5 jobs in a row failed.")
+    assert answer.stderr.splitlines()[-1].startswith("error: 5 jobs in a row failed. The last is job 5: it ended with")
 
 
 def test_clean_asks_and_deletes_only_what_the_search_left(tmp_path: Path) -> None:
@@ -298,3 +298,57 @@ def test_a_directory_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> N
     assert answer.returncode == 1
     assert "Traceback" not in answer.stderr
     assert str(tmp_path / "jobs") in answer.stderr
+
+
+def test_a_search_can_be_stopped_looked_at_and_cleaned_whatever_its_config_says(tmp_path: Path) -> None:
+    make_experiment(tmp_path)
+    run_command("run", tmp_path)
+    (tmp_path / "train.py").unlink()  # as on a machine that has only the results
+    assert run_command("status", tmp_path).returncode == 0
+    assert run_command("best", tmp_path).returncode == 0
+    (tmp_path / "config.json").write_text("{")
+    assert "no driver is running" in run_command("stop", tmp_path).stderr
+    assert run_command("clean", tmp_path, "--yes").returncode == 0
+    assert not (tmp_path / "jobs").exists()
+    nothing = run_command("clean", tmp_path / "nowhere", "--yes")
+    assert nothing.returncode == 1
+    assert "is not an experiment directory" in nothing.stderr
+
+
+def test_the_log_shown_is_that_of_the_last_failure(tmp_path: Path) -> None:
+    script = """
+        import json, sys, time
+        job = json.load(open(sys.argv[-1]))
+        if job["id"] == 1:
+            time.sleep(2); print("I AM FINE"); print('{"error": 1}')
+        else:
+            sys.exit("I am broken")
+    """
+    make_experiment(tmp_path, script, **{"max-concurrent": 2, "max-consecutive-failures": 2}, budget={"evaluations": 9})
+    answer = run_command("run", tmp_path)
+    assert "I am broken" in answer.stderr
+    assert "I AM FINE" not in answer.stderr
+
+
+@pytest.mark.parametrize("hours", ["inf", "1e300"])
+def test_hours_without_end_are_refused(tmp_path: Path, hours: str) -> None:
+    make_experiment(tmp_path)
+    assert run_command("run", tmp_path, "--hours", hours).returncode == 2
+
+
+def test_spaces_too_large_to_count_and_names_no_terminal_has_are_shown(tmp_path: Path) -> None:
+    variables = {"n": {"type": "INT", "min": 0, "max": 2147483647, "size": 500}}
+    make_experiment(tmp_path, 'print(\'{"error": 1, "\\\\ud800": 2}\')', variables=variables, budget={"evaluations": 1})
+    assert json.loads(run_command("validate", tmp_path, "--json").stdout)["points"] is None
+    run_command("run", tmp_path)
+    best = run_command("best", tmp_path)
+    assert best.returncode == 0
+    assert "Traceback" not in best.stderr
+    assert "\\ud800" in best.stdout
+
+
+def test_a_link_that_leads_to_itself_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    answer = run_command("run", tmp_path / "loop")
+    assert answer.returncode == 1
+    assert len(answer.stderr.splitlines()) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -26,9 +27,13 @@ from searching import (
 from hyperpower_runner import driver as driver_module
 from hyperpower_runner import processes
 from hyperpower_runner.driver import Why
-from hyperpower_runner.errors import ConfigError, LockedError
+from hyperpower_runner.errors import ConfigError, InfeasibleError, LockedError
 from hyperpower_runner.experiment import Experiment
-from hyperpower_runner.job_files import read_json, read_json_lines
+from hyperpower_runner.job_files import read_json, read_json_lines, write_json
+from hyperpower_runner.launchers import WorkerState
+from hyperpower_runner.launchers.local import LocalLauncher
+from hyperpower_runner.methods.rand import Rand
+from hyperpower_runner.slots import Slots
 from hyperpower_runner.summary import Summary
 from hyperpower_runner.trial import Status
 
@@ -393,3 +398,135 @@ def test_deleting_the_caches_loses_nothing(tmp_path: Path) -> None:
     experiment.state.rmdir()
     assert json.loads(run_command("status", tmp_path, "--json").stdout) == before
     assert read_json(experiment.holder_file) is None
+
+
+def test_time_between_two_drivers_is_not_taken_from_the_hours(tmp_path: Path) -> None:
+    """A job that is tried again after a pause counts with its last attempt, not from when it was first asked for."""
+    experiment = make_experiment(tmp_path, budget={"evaluations": 2, "hours": 1.0})
+    drive(experiment)
+    for path in experiment.job_files(2).folder.iterdir():  # as if it had been asked for a day ago and never run
+        if path.name != "job.json":
+            path.unlink()
+    job = json.loads(experiment.job_files(2).job.read_text())
+    experiment.job_files(2).job.write_text(json.dumps({**job, "created_s": job["created_s"] - 86400}))
+    driver, ending = drive(experiment)
+    assert ending.sentence == "The budget of 2 evaluations is used up."
+    assert driver.summary().elapsed_s < 3600
+
+
+def test_a_running_job_of_an_earlier_driver_counts_from_its_beginning(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, SLOW.format(seconds=3), budget={"hours": 2.5 / 3600})
+    process = start_driver(experiment)
+    wait_until(experiment.job_files(1).attempt(1).exists)
+    time.sleep(1.5)
+    process.kill()
+    process.communicate()
+    _, ending = drive(experiment)
+    assert ending.why is Why.BUDGET
+    assert len(results(experiment)) == 1
+
+
+def test_two_interrupts_while_the_last_jobs_run_are_an_interruption(tmp_path: Path) -> None:
+    script = "open('begun', 'w'); import time; time.sleep(600)"
+    experiment = make_experiment(tmp_path, script, budget={"evaluations": 1})
+    process = start_driver(experiment)
+    wait_until((tmp_path / "begun").exists)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Ctrl-C again cancels them" in shown
+    assert "Cancelling 1 running jobs." in shown
+    assert "Resume with" in shown
+
+
+def test_a_silent_worker_of_another_host_does_not_hold_a_cancelled_search(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, budget={"evaluations": 2})
+    drive(experiment)
+    files = experiment.job_files(2)
+    files.result.unlink()
+    write_json(files.attempt(1), {**processes.own_identity(), "host": "elsewhere"})
+    _, ending = drive(experiment, interrupted=lambda: 2)
+    assert ending.why is Why.INTERRUPTED
+    assert files.stop.exists()  # the worker will see it, should it live
+    assert 2 not in results(experiment)
+
+
+def test_a_resumed_search_never_runs_more_jobs_at_a_time_than_it_may(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, SLOW.format(seconds=0.3), budget={"evaluations": 4}, **{"max-concurrent": 4})
+    drive(experiment)
+    for job_id in range(1, 5):  # as if all four workers had died
+        files = experiment.job_files(job_id)
+        files.result.unlink()
+        write_json(files.attempt(1), {**processes.own_identity(), "start_ticks": 1})
+    make_experiment(tmp_path, SLOW.format(seconds=0.3), budget={"evaluations": 4})
+    drive(experiment)
+    spans = sorted((result.started_s, result.ended_s) for result in results(experiment).values())
+    assert len(spans) == 4
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
+    assert experiment.job_files(4).last_attempt() == 2
+
+
+def test_a_lost_job_is_not_started_again_when_the_hours_are_used_up(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, SLOW.format(seconds=0.6), budget={"evaluations": 2})
+    drive(experiment)
+    files = experiment.job_files(2)
+    files.result.unlink()
+    write_json(files.attempt(1), {**processes.own_identity(), "start_ticks": 1})
+    make_experiment(tmp_path, budget={"evaluations": 2, "hours": 0.5 / 3600})
+    _, ending = drive(experiment)
+    assert "hours is used up" in ending.sentence
+    assert 2 not in results(experiment)
+    make_experiment(tmp_path, budget={"evaluations": 2})
+    drive(experiment)
+    assert results(experiment)[2].status is Status.COMPLETED
+
+
+def test_an_attempt_claimed_by_the_worker_of_a_dead_driver_is_not_made_twice(tmp_path: Path) -> None:
+    """The claim comes between the look at the folder and the launch: the worker launched for it must go home."""
+    script = "open('runs', 'a').write('x'); import time; time.sleep(0.5); print('{\"error\": 1}')"
+    experiment = make_experiment(tmp_path, script, budget={"evaluations": 1})
+    drive(experiment)
+    files = experiment.job_files(1)
+    for path in files.folder.iterdir():
+        if path.name != "job.json":
+            path.unlink()
+    (tmp_path / "runs").unlink()
+    slots = Slots(experiment, LocalLauncher(), 2, lambda text: None)
+    assert slots.adopt(1) is False
+    other = LocalLauncher()
+    other.submit(files, 1)
+    wait_until(files.attempt(1).exists)
+    slots.start_waiting()
+    found: dict[int, Any] = {}
+    while not found:
+        slots.wait(1.0)
+        found = dict(slots.ended())
+    assert found[1].status is Status.COMPLETED
+    assert (tmp_path / "runs").read_text() == "x"
+    assert not files.attempt(2).exists()
+    wait_until(lambda: other.poll({1: files}, 0)[1] is WorkerState.GONE)
+
+
+def test_another_metric_to_optimise_is_another_search(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    drive(experiment)
+    make_experiment(tmp_path, optimize="loss")
+    with pytest.raises(ConfigError, match='job 1 was run for "error", but optimize is "loss"'):
+        drive(experiment)
+
+
+def test_a_space_in_which_nothing_more_is_found_ends_the_search_without_losing_the_running_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*arguments: object) -> Any:
+        raise InfeasibleError("nothing was found")
+
+    experiment = make_experiment(tmp_path, SLOW.format(seconds=0.3))
+    recorder = Recorder()
+    recorder.on_tick = lambda summary: monkeypatch.setattr(Rand, "suggest", nothing)
+    _, ending = drive(experiment, recorder)
+    assert ending.why is Why.INFEASIBLE
+    assert str(experiment.config_file) in ending.sentence
+    assert [result.status for result in results(experiment).values()] == [Status.COMPLETED]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 from searching import make_experiment
 
-from hyperpower_runner.errors import ConfigError
+from hyperpower_runner import processes
+from hyperpower_runner.errors import ConfigError, ExperimentError
 from hyperpower_runner.experiment import Experiment
+from hyperpower_runner.job_files import write_json
 from hyperpower_runner.trial import Job, Rejection, Result, Status
 
 
@@ -53,8 +57,10 @@ def test_status_is_derived_from_the_files(tmp_path: Path) -> None:
     trial = experiment.read_trial(1)
     assert trial is not None
     assert experiment.status(trial) is Status.PENDING
-    experiment.job_files(1).attempt(1).write_text("{}")
+    write_json(experiment.job_files(1).attempt(1), processes.own_identity())
     assert experiment.status(trial) is Status.RUNNING
+    write_json(experiment.job_files(1).attempt(1), {**processes.own_identity(), "start_ticks": 1})
+    assert experiment.status(trial) is Status.PENDING  # its worker is dead: it waits for another attempt
     experiment.write_result(1, Result(Status.TIMED_OUT))
     ended = experiment.read_trial(1)
     assert ended is not None
@@ -63,10 +69,61 @@ def test_status_is_derived_from_the_files(tmp_path: Path) -> None:
 
 def test_scripts_beside_an_interpreters_options_are_not_guessed_at(tmp_path: Path) -> None:
     for command in (["python", "-c", "print(1)"], ["bash", "-c", "echo 1"], ["python", "-S", "train.py"], ["echo"]):
-        make_experiment(tmp_path, objective={"command": command}).read_config()
+        experiment = make_experiment(tmp_path, objective={"command": command})
+        experiment.check_command(experiment.read_config())
 
 
 def test_a_config_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read"):
         Experiment(tmp_path).read_config()
+
+
+def test_elapsed_spans_are_those_in_which_workers_ran(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    for number in (1, 2, 3):
+        experiment.write_job(Job(job_id=number, params={}, seed=0, created_s=5.0))
+    experiment.write_result(1, Result(Status.COMPLETED, started_s=10.0, ended_s=12.0))
+    write_json(experiment.job_files(2).attempt(1), processes.own_identity())
+    os.utime(experiment.job_files(2).attempt(1), (20.0, 20.0))
+    write_json(experiment.job_files(3).attempt(1), {**processes.own_identity(), "start_ticks": 1})  # dead
+    assert experiment.working_spans(experiment.read_history(), 25.0) == [(10.0, 12.0), (20.0, 25.0)]
+
+
+def test_a_folder_copied_from_another_job_is_refused(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    experiment.write_job(Job(job_id=1, params={}, seed=0))
+    experiment.write_result(1, Result(Status.COMPLETED))
+    shutil.copytree(experiment.jobs / "000001", experiment.jobs / "000002")
+    with pytest.raises(ExperimentError, match="its id is 1, but its folder is that of job 2"):
+        experiment.read_history()
+    (experiment.jobs / "000002" / "job.json").unlink()
+    with pytest.raises(ExperimentError, match="left of another job"):
+        experiment.write_job(Job(job_id=2, params={}, seed=0))
+
+
+def test_any_stop_file_is_a_request(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    assert experiment.stop_request() is None
+    experiment.stop_file.touch()
+    assert experiment.stop_request() == {}
+    with experiment.lock():  # a new driver begins without it
+        assert experiment.stop_request() is None
+
+
+def test_the_holder_is_known_by_the_lock_and_not_by_a_file_that_was_left(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    assert experiment.holder() is None
+    with experiment.lock():
+        holder = experiment.holder()
+        assert holder is not None
+        assert holder["pid"] == os.getpid()
+    experiment.state.mkdir(exist_ok=True)
+    write_json(experiment.holder_file, {**processes.own_identity(), "host": "elsewhere"})
+    assert experiment.holder() is None
+
+
+def test_a_config_that_an_editor_of_windows_saved_is_read(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    experiment.config_file.write_text(experiment.config_file.read_text(), encoding="utf-8-sig")
+    assert experiment.read_config().evaluations == 4

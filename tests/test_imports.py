@@ -27,6 +27,7 @@ ROWS = [
     {"methods"},
     {"experiment", "launchers", "summary"},
     {"launchers.local", "launchers.interrupts", "worker"},
+    {"slots"},
     {"driver", "view"},
     {"cli"},
     {"__main__"},
@@ -47,9 +48,9 @@ DOORS = {
     "logging": set(),
     "torch": set(),
     "multiprocessing": set(),
-    "socket": {"processes", "driver", "worker"},
+    "socket": {"processes", "slots", "worker"},
 }
-CLOCKS = {"driver", "worker", "launchers.local", "experiment", "cli", "view", "objective"}
+CLOCKS = {"driver", "slots", "worker", "launchers.local", "experiment", "cli", "view", "objective"}
 CALLS = {
     "print": {"cli", "objective", "worker"},
     "input": set(),

@@ -89,7 +89,9 @@ def test_running_jobs_show_their_epochs_also_where_params_are_wider_than_the_ter
     tmp_path: Path, width: int
 ) -> None:
     experiment = make_experiment(tmp_path)
-    job = Job(job_id=12, params={f"a_long_name_{index}": 0.5 for index in range(13)}, seed=0, epochs=10)
+    job = Job(
+        job_id=12, params={"kind": "[/b]", **{f"a_long_name_{index}": 0.5 for index in range(13)}}, seed=0, epochs=10
+    )
     experiment.write_job(job)
     for line in ({"epoch": 6, "error": 0.5}, {"epoch": 7, "error": 0.25, "loss": float("nan")}):
         append_json_line(experiment.job_files(12).progress, line)

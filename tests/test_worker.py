@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from hyperpower_runner import processes, worker
-from hyperpower_runner.job_files import JobFiles, read_json, write_json
+from hyperpower_runner.job_files import JobFiles, append_json_line, read_json, write_json
+from hyperpower_runner.launchers import WorkerState
+from hyperpower_runner.launchers.local import LocalLauncher
 from hyperpower_runner.trial import Job, Result, Status
 
 
@@ -201,7 +203,7 @@ def test_a_diverging_script_that_does_not_look_is_ended(tmp_path: Path, monkeypa
     result = run_here(make_job(tmp_path, script, stopping_rule={"loss_factor": 5.0}))
     assert result.status is Status.TERMINATED
     assert result.epoch == 2
-    assert result.metrics["error"] == 0.9  # the last one reported
+    assert result.metrics["error"] == 0.9  # the last one reported, as the script delivered none
     assert result.exit_code == -signal.SIGTERM
 
 
@@ -268,3 +270,61 @@ def test_result_json_is_strict_json(tmp_path: Path) -> None:
 
     content = json.loads(files.result.read_text(), parse_constant=refuse)
     assert content["metrics"]["loss"] is None
+
+
+def test_a_diverged_script_that_delivers_nan_keeps_the_error_it_reached(tmp_path: Path) -> None:
+    script = reporting("[1.0, float('nan')]").replace("0.875", "float('nan')")
+    result = run_worker(make_job(tmp_path, script, stopping_rule={}))
+    assert result.status is Status.TERMINATED
+    assert result.metrics["error"] == 0.9
+
+
+def test_the_curve_of_a_lost_attempt_is_not_held_against_the_next(tmp_path: Path) -> None:
+    files = make_job(tmp_path, reporting("[2.3, 1.0, 0.5]"), stopping_rule={"classes": 10, "after_epochs": 2})
+    write_json(files.attempt(1), {**processes.own_identity(), "start_ticks": 1})
+    for epoch in range(1, 4):
+        append_json_line(files.progress, {"epoch": epoch, "error": 0.9, "loss": 0.1})
+    start_worker(files, attempt=2).wait(60)
+    result = Result.from_json(read_json(files.result) or {})
+    assert result.status is Status.COMPLETED
+    assert len(files.progress.read_text().splitlines()) == 3
+    assert files.progress.with_name("progress-1.jsonl").exists()
+
+
+def test_what_the_worker_measures_can_be_minimised(tmp_path: Path) -> None:
+    result = run_worker(make_job(tmp_path, "print('{\"error\": 0.5}')", metric="duration_s"))
+    assert result.status is Status.COMPLETED
+    assert result.metrics["duration_s"]
+
+
+def test_a_reason_is_one_short_line_whatever_the_script_printed(tmp_path: Path) -> None:
+    script = "import json; print(json.dumps({'error': 'a' * 500_000, 'x\\ny\\x1b[31m': 1}))"
+    result = run_worker(make_job(tmp_path, script))
+    assert len(result.reason or "") < 200
+    other = tmp_path / "other"
+    result = run_worker(make_job(other, "print('{\"x\\\\ny\\\\u001b[31m\": 1}')"))
+    assert (result.reason or "").isprintable()
+
+
+def test_a_script_without_a_first_line_that_names_a_program_is_told_so(tmp_path: Path) -> None:
+    for name, text, expected in (("a.sh", "echo hi\n", "#!/bin/bash"), ("b.sh", "#!/bin/bash\r\necho\r\n", "Windows")):
+        root = tmp_path / name[0]
+        files = make_job(root, "", command=[f"./{name}"])
+        (root / name).write_text(text)
+        (root / name).chmod(0o755)
+        assert expected in (run_worker(files).reason or "")
+
+
+def test_a_module_beside_the_user_does_not_replace_one_of_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = make_job(tmp_path, "print('{\"error\": 0.5}')")
+    (tmp_path / "socket.py").write_text("raise RuntimeError('not the one of Python')")
+    monkeypatch.chdir(tmp_path)
+    launcher = LocalLauncher()
+    launcher.submit(files, 1)
+    while launcher.poll({1: files}, 1.0)[1] is not WorkerState.GONE:
+        pass
+    content = read_json(files.result)
+    assert content is not None, files.log_tail()
+    assert content["status"] == "completed"

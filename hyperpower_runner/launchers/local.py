@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from hyperpower_runner import processes
@@ -21,6 +22,7 @@ from hyperpower_runner.job_files import JobFiles, read_json, write_text
 from hyperpower_runner.launchers import WorkerState
 
 BLIND_POLL_S = 0.05  # where the system cannot say when a process ends
+PACKAGE_PARENT = Path(__file__).parents[2]  # `python -m` looks for modules in its directory first: not in the user's
 SILENCE_S = 60.0  # a worker on another host that has not beaten for so long is gone
 
 
@@ -38,12 +40,17 @@ class LocalLauncher:
         """Start a worker; its own messages and the script's output go to output.log."""
         if attempt > 1:
             self._end_remains(files, attempt - 1)
-        root, job_id = files.folder.parent.parent, files.folder.name
+        root, job_id = files.folder.parent.parent.resolve(), files.folder.name
         command = [sys.executable, "-m", "hyperpower_runner.worker", str(root), job_id, str(attempt)]
         try:
             with files.output.open("ab") as log:
                 self._children[str(files.folder)] = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                    command,
+                    cwd=PACKAGE_PARENT,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
                 )
         except OSError as error:
             raise LaunchError(f"{files.folder}: its worker could not be started ({error})") from None
@@ -78,10 +85,9 @@ class LocalLauncher:
         return read_json(files.attempt(attempt)) if attempt else None
 
     def _is_silent(self, files: JobFiles) -> bool:
-        try:
-            return time.time() - files.heartbeat.stat().st_mtime > SILENCE_S
-        except FileNotFoundError:
-            return False
+        """Whether the latest attempt was neither claimed nor gave a heartbeat for long."""
+        signs = [files.attempt(files.last_attempt()), files.heartbeat]
+        return time.time() - max(path.stat().st_mtime for path in signs if path.exists()) > SILENCE_S
 
     def _wait(self, jobs: Iterable[JobFiles], timeout_s: float) -> None:
         """Sleep until a worker ends, a signal arrives, or the time is over."""
