@@ -193,7 +193,7 @@ def clean(
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of config.json, for editors that complete and check it."""
-    from hyperpower_runner.config import json_schema
+    from hyperpower_runner.config_file import json_schema
 
     print(json.dumps(json_schema(), indent=2))
 

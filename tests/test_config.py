@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperpower_runner.config import ConfigFile, ExperimentConfig, json_schema, parse, parse_text
+from hyperpower_runner.config import ExperimentConfig, parse, parse_text
+from hyperpower_runner.config_file import ConfigFile, json_schema
 from hyperpower_runner.errors import ConfigError
 from hyperpower_runner.space import Variable
 from hyperpower_runner.stopping import StoppingRule
