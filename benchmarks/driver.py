@@ -39,7 +39,11 @@ CONFIG = {
     "method": "rand",
     "max-concurrent": 1,
 }  # fmt: skip
-BARE_WORKER = "import subprocess, sys, hyperpower_runner.worker; subprocess.run(sys.argv[1:], stdout=subprocess.PIPE)"
+BARE_WORKER = """
+import os, subprocess, sys, hyperpower_runner.worker
+subprocess.run(sys.argv[1:], stdout=subprocess.PIPE)
+os._exit(0)
+"""
 
 
 def make_experiment(root: Path, finished: int) -> Experiment:
