@@ -239,11 +239,13 @@ def _drive(experiment: Experiment, config: ExperimentConfig) -> tuple[Ending, Su
     from hyperpower_runner.view import Lines, LiveView
 
     console = Console(stderr=True)
+    incumbent = experiment.read_history().best(config.constraints)
+    best = incumbent.objective if incumbent else None
     with contextlib.ExitStack() as stack:
         if console.is_terminal:
-            observer: Lines = stack.enter_context(LiveView(experiment, config, console))
+            observer: Lines = stack.enter_context(LiveView(experiment, config, console, best))
         else:
-            observer = Lines(config, console)
+            observer = Lines(config, console, best)
         interrupts = stack.enter_context(Interrupts())
         launcher = LocalLauncher(interrupts.wake)
         models = experiment.read_models(config)

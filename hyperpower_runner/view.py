@@ -58,12 +58,15 @@ def show_outcome(trial: Trial) -> str:
 
 
 class Lines:
-    """An observer that writes one line for each thing that happens."""
+    """An observer that writes one line for each thing that happens.
 
-    def __init__(self, config: ExperimentConfig, console: Console) -> None:
+    best: the incumbent's value when the search is resumed, or None.
+    """
+
+    def __init__(self, config: ExperimentConfig, console: Console, best: float | None = None) -> None:
         self.config = config
         self.console = console
-        self.best: float | None = None
+        self.best = best
 
     def started(self, trial: Trial, adopted: bool) -> None:
         verb = "taken over" if adopted else "started"
@@ -99,8 +102,10 @@ class Lines:
 class LiveView(Lines):
     """An observer that keeps a panel below the lines: counts, the best so far, running jobs, and what is left."""
 
-    def __init__(self, experiment: Experiment, config: ExperimentConfig, console: Console) -> None:
-        super().__init__(config, console)
+    def __init__(
+        self, experiment: Experiment, config: ExperimentConfig, console: Console, best: float | None = None
+    ) -> None:
+        super().__init__(config, console, best)
         self.experiment = experiment
         self.live = Live(console=console, auto_refresh=False, transient=True)
 

@@ -15,6 +15,7 @@ import pytest
 from searching import CONFIG, all_params, command_line, make_experiment, run_command, write_models
 
 from hyperpower_runner import __version__
+from hyperpower_runner.experiment import Experiment
 
 COMMANDS = ("init", "validate", "run", "status", "best", "stop", "clean", "schema")
 
@@ -107,6 +108,17 @@ def test_without_a_feasible_job_best_names_the_constraint(tmp_path: Path) -> Non
     best = run_command("best", tmp_path)
     assert best.returncode == 1
     assert "none of 4 completed jobs is known to meet power_w <= 10" in best.stderr
+
+
+def test_a_resumed_search_calls_best_only_what_beats_the_jobs_before(tmp_path: Path) -> None:
+    make_experiment(tmp_path)
+    run_command("run", tmp_path, "--evaluations", "3")
+    lowest = min(point["x"] for point in all_params(Experiment(tmp_path)).values())
+    shown = run_command("run", tmp_path, "--evaluations", "12").stderr
+    assert sum(" completed" in line for line in shown.splitlines()) == 9
+    values = [float(line.split("error ")[1].split()[0]) for line in shown.splitlines() if "best so far" in line]
+    assert all(value < lowest for value in values)
+    assert len(values) < 9
 
 
 def test_options_of_run_replace_the_budget(tmp_path: Path) -> None:
