@@ -30,6 +30,8 @@ if TYPE_CHECKING:  # imported where they are used, so that --help stays fast
 
 MOST_POINTS = 10**18  # of a finite space that are worth counting
 
+TAKE_OVER = "to end them, take them over with hyperpower-runner run, and press Ctrl-C twice"
+
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130  # 2, for usage, is typer's
 
 app = typer.Typer(
@@ -75,8 +77,11 @@ def init(
 @app.command(epilog="Example: hyperpower-runner validate experiments/quickstart")
 def validate(directory: Directory, as_json: Json = False) -> None:
     """Check config.json, the objective's script and the hardware models; run nothing."""
+    from hyperpower_runner.driver import check_jobs
+
     experiment, config = _open(directory)
     experiment.check_command(config)
+    check_jobs(experiment, config, experiment.read_history())
     _check_feasible(experiment, config)
     space = config.space
     points = None if space.cardinality is None or space.cardinality > MOST_POINTS else space.cardinality
@@ -162,7 +167,9 @@ def stop(
     experiment = _experiment(directory)
     holder = experiment.holder()
     if holder is None:
-        raise HyperPowerError(f"{directory}: no driver is running here, so there is nothing to stop")
+        live = experiment.live_jobs()
+        rest = f"but jobs {live} go on; {TAKE_OVER}" if live else "so there is nothing to stop"
+        raise HyperPowerError(f"{directory}: no driver is running here, {rest}")
     experiment.request_stop("the stop command", cancel=now)
     running = "cancels the running jobs" if now else "ends when its running jobs have finished"
     _say(f"Asked process {holder['pid']} on {holder['host']} to stop: it {running}.")
@@ -176,13 +183,10 @@ def clean(
     """Delete what a search left behind: jobs, results and caches. config.json and hardware/ stay."""
     experiment = _experiment(directory)
     with experiment.lock():
-        history = experiment.read_history()
-        count = len(history)
-        live = [trial.job.job_id for trial in history if not trial.ended and experiment.may_run(trial.job.job_id)]
+        count = len(experiment.read_history())
+        live = experiment.live_jobs()
         if live:
-            raise HyperPowerError(
-                f"{directory}: jobs {live} are still running; wait, or resume the search and press Ctrl-C twice"
-            )
+            raise HyperPowerError(f"{directory}: jobs {live} are still running; wait for them, or {TAKE_OVER}")
         if not yes and count and not typer.confirm(f"Delete {count} jobs of {directory} for good?", err=True):
             raise HyperPowerError("nothing was deleted")
         removed = experiment.clean()
@@ -256,20 +260,24 @@ def _drive(experiment: Experiment, config: ExperimentConfig) -> tuple[Ending, Su
 def _finish(experiment: Experiment, ending: Ending) -> None:
     """Leave with the exit code of an ending, and say what to do next."""
     from hyperpower_runner.driver import Why
+    from hyperpower_runner.trial import Status
 
     again = f"hyperpower-runner run {shlex.quote(str(experiment.root))}"
     if ending.why is Why.INFEASIBLE:
         raise HyperPowerError(ending.sentence)
-    if ending.why is Why.FAILURES:
-        last = max(experiment.read_history().failures, key=lambda trial: trial.result.ended_s if trial.result else 0.0)
-        files = experiment.job_files(last.job.job_id)
-        _say(f"The last lines of {files.output}:\n{files.log_tail()}")
-        what = f"job {last.job.job_id}: {last.result.reason if last.result else ''}"
-        raise HyperPowerError(f"{ending.sentence} The last is {what}; mend the script, then resume: {again}")
     if ending.why in (Why.INTERRUPTED, Why.STOPPED):
         _say(f"Resume with: {again}")
     if ending.why is Why.INTERRUPTED:
         raise typer.Exit(EXIT_INTERRUPTED)
+    if ending.why is Why.STOPPED:
+        return
+    history = experiment.read_history()
+    if ending.why is Why.FAILURES or (history.failures and not history.counts.get(Status.COMPLETED)):
+        last = max(history.failures, key=lambda trial: trial.result.ended_s if trial.result else 0.0)
+        files = experiment.job_files(last.job.job_id)
+        _say(f"The last lines of {files.output}:\n{files.log_tail()}")
+        what = f"job {last.job.job_id}: {last.result.reason if last.result else ''}"
+        raise HyperPowerError(f"{ending.sentence} The last failure is {what}; mend the script, then resume: {again}")
 
 
 def _read_summary(experiment: Experiment, config: ExperimentConfig) -> Summary:

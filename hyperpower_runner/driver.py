@@ -91,7 +91,7 @@ class Driver:
         self._history: History | None = None
         self._elapsed_before_s = elapsed_s(experiment.working_spans(self.history, time.time()))
         self._begun_s = time.monotonic()
-        self._check_jobs()
+        check_jobs(experiment, config, self.history)
 
     def run(self) -> Ending:
         """Run until the search ends; returns why."""
@@ -212,20 +212,19 @@ class Driver:
     def _elapsed_s(self) -> float:
         return self._elapsed_before_s + time.monotonic() - self._begun_s
 
-    def _check_jobs(self) -> None:
-        """Refuse to go on with jobs of another search: config.json was changed under them."""
-        for job_id, trial in self.trials.items():
-            try:
-                self.config.space.from_params(trial.job.params)
-            except ParamsError as error:
-                problem = f"job {job_id} does not fit its variables ({error})"
-            else:
-                if trial.job.metric == self.config.optimize:
-                    continue
-                problem = f'job {job_id} was run for "{trial.job.metric}", but optimize is "{self.config.optimize}"'
-            raise ConfigError(
-                f"{self.experiment.config_file}: {problem}; undo the change, or begin a new experiment directory"
-            )
+
+def check_jobs(experiment: Experiment, config: ExperimentConfig, history: History) -> None:
+    """Refuse to go on with jobs of another search: config.json was changed under them. Raises ConfigError."""
+    for trial in history:
+        try:
+            config.space.from_params(trial.job.params)
+        except ParamsError as error:
+            problem = f"job {trial.job.job_id} does not fit its variables ({error})"
+        else:
+            if trial.job.metric == config.optimize:
+                continue
+            problem = f'job {trial.job.job_id} was run for "{trial.job.metric}", but optimize is "{config.optimize}"'
+        raise ConfigError(f"{experiment.config_file}: {problem}; undo the change, or begin a new experiment directory")
 
 
 def _cores() -> int:

@@ -166,6 +166,10 @@ class Experiment:
         identity = read_json(files.attempt(attempt)) if attempt else None
         return identity is not None and processes.is_alive(identity) is not False
 
+    def live_jobs(self) -> list[int]:
+        """The jobs without a result that have a worker which may live."""
+        return [trial.job.job_id for trial in self.read_history() if not trial.ended and self.may_run(trial.job.job_id)]
+
     def _job_ids(self) -> list[int]:
         try:
             names = [entry.name for entry in os.scandir(self.jobs)]

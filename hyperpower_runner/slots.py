@@ -93,6 +93,7 @@ class Slots:
         return None
 
     def _give_up(self, job_id: int, status: Status, reason: str) -> Result:
+        self.launcher.cancel(self.experiment.job_files(job_id), reason)  # its script may have outlived its worker
         now_s = time.time()
         result = Result(status, reason=reason, started_s=now_s, ended_s=now_s, host=socket.gethostname())
         return self.experiment.write_result(job_id, result)

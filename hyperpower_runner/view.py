@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hyperpower_runner.config import ExperimentConfig
-from hyperpower_runner.errors import printable, shortened
+from hyperpower_runner.errors import did_you_mean, printable, shortened
 from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.job_files import as_number, read_json_lines
 from hyperpower_runner.summary import Summary
@@ -57,6 +57,16 @@ def show_outcome(trial: Trial) -> str:
     return f"{status.value}{at}{reached}{reason}"
 
 
+def show_unmet(trial: Trial, constraints: Mapping[str, float]) -> str:
+    """The constraints that a trial is known to exceed, with its values."""
+    values = ((metric, trial.constrained_value(metric), bound) for metric, bound in constraints.items())
+    return ", ".join(
+        f"{metric} {show_number(value)} > {show_number(bound)}"
+        for metric, value, bound in values
+        if value is not None and value > bound
+    )
+
+
 class Lines:
     """An observer that writes one line for each thing that happens.
 
@@ -67,6 +77,7 @@ class Lines:
         self.config = config
         self.console = console
         self.best = best
+        self._warned: set[str] = set()
 
     def started(self, trial: Trial, adopted: bool) -> None:
         verb = "taken over" if adopted else "started"
@@ -83,7 +94,21 @@ class Lines:
         ):
             self.best = value
             text.append("  best so far", style="bold green")
+        elif value is not None:
+            unmet = show_unmet(trial, self.config.constraints)
+            text.append(f"  exceeds {unmet}" if unmet else "", style="yellow")
         self._write(text)
+        self._warn_of_unknown(trial)
+
+    def _warn_of_unknown(self, trial: Trial) -> None:
+        """Say once of each constrained metric that a completed job did not report: no such job can become the best."""
+        for metric in self.config.constraints:
+            if trial.objective is not None and trial.constrained_value(metric) is None and metric not in self._warned:
+                self._warned.add(metric)
+                self.note(
+                    f'constraints.{metric}: job {trial.job.job_id} reported no "{metric}" and no model predicts it, so'
+                    f" it cannot become the best{did_you_mean(metric, trial.metrics)}"
+                )
 
     def note(self, text: str) -> None:
         self._write(Text(text, style="yellow"))
@@ -96,7 +121,7 @@ class Lines:
 
     def _write(self, text: Text) -> None:
         with contextlib.suppress(BrokenPipeError):  # whoever read along has gone; the search goes on
-            self.console.print(text, soft_wrap=True)
+            self.console.print(text, soft_wrap=not self.console.is_terminal)  # a terminal would break words
 
 
 class LiveView(Lines):

@@ -279,7 +279,7 @@ def read_metrics(
 
 def _explain_exit(code: int) -> str:
     if code >= 0:
-        return f"it ended with exit code {code}"
+        return f"it ended with exit code {code}; see its output.log"
     try:
         return f"it was killed by {signal.Signals(-code).name}"
     except ValueError:

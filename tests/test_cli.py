@@ -136,7 +136,9 @@ def test_failures_in_a_row_end_with_the_tail_of_the_last_log(tmp_path: Path) -> 
     assert answer.returncode == 1
     assert "MemoryError: the device is full" in answer.stderr
     assert "jobs/000005/output.log" in answer.stderr
-    assert answer.stderr.splitlines()[-1].startswith("error: 5 jobs in a row failed. The last is job 5: it ended with")
+    assert answer.stderr.splitlines()[-1].startswith(
+        "error: 5 jobs in a row failed. The last failure is job 5: it ended"
+    )
 
 
 def test_clean_asks_and_deletes_only_what_the_search_left(tmp_path: Path) -> None:
@@ -296,6 +298,7 @@ def test_a_driver_that_waits_can_be_seen_by_status(tmp_path: Path) -> None:
     assert f"process {process.pid}" in busy.stderr
     process.kill()
     process.communicate()
+    assert "jobs [1] go on" in run_command("stop", tmp_path).stderr
     orphaned = run_command("clean", tmp_path, "--yes")
     assert "jobs [1] are still running" in orphaned.stderr
     (tmp_path / "jobs" / "000001" / "stop").write_text("end of the test\n")
@@ -364,3 +367,26 @@ def test_a_link_that_leads_to_itself_is_one_sentence(tmp_path: Path) -> None:
     answer = run_command("run", tmp_path / "loop")
     assert answer.returncode == 1
     assert len(answer.stderr.splitlines()) == 1
+
+
+def test_a_search_without_one_completed_job_ends_with_the_last_log(tmp_path: Path) -> None:
+    make_experiment(tmp_path, "import sys; sys.exit('no data')", budget={"evaluations": 2})
+    answer = run_command("run", tmp_path)
+    assert answer.returncode == 1
+    assert "no data" in answer.stderr
+    assert "The budget of 2 evaluations is used up. The last failure is job 2" in answer.stderr
+
+
+def test_a_metric_that_no_job_reports_is_warned_of_once_and_what_exceeds_a_bound_is_said(tmp_path: Path) -> None:
+    make_experiment(tmp_path, constraints={"eror": 1, "error": 0.0})
+    shown = run_command("run", tmp_path).stderr
+    assert shown.count('reported no "eror"') == 1
+    assert 'did you mean "error"?' in shown
+    assert shown.count("exceeds error 0.") == 4
+
+
+def test_validate_refuses_what_run_would(tmp_path: Path) -> None:
+    make_experiment(tmp_path)
+    run_command("run", tmp_path)
+    make_experiment(tmp_path, optimize="loss")
+    assert "optimize is" in run_command("validate", tmp_path).stderr

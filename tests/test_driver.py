@@ -227,6 +227,9 @@ def test_a_job_whose_workers_all_vanish_is_lost_and_the_search_goes_on(tmp_path:
     drive(experiment)
     assert [result.status for result in results(experiment).values()] == [Status.LOST, Status.COMPLETED]
     assert "vanished 2 times" in (results(experiment)[1].reason or "")
+    for pid in map(int, (tmp_path / "attempts").read_text().split()):
+        identity = {**processes.own_identity(), "pid": pid, "start_ticks": processes._ticks(pid)}
+        wait_until(lambda: not processes.is_alive(identity))  # noqa: B023
 
 
 def test_a_second_driver_is_refused_by_the_name_of_the_first(tmp_path: Path) -> None:

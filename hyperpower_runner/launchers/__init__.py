@@ -28,5 +28,5 @@ class Launcher(Protocol):
         ...
 
     def cancel(self, files: JobFiles, reason: str) -> None:
-        """Ask a job to end now; its worker writes the result."""
+        """Ask a job to end now; its worker writes the result. Of a worker that is gone, end what it left running."""
         ...

@@ -65,9 +65,11 @@ class LocalLauncher:
     def cancel(self, files: JobFiles, reason: str) -> None:
         write_text(files.stop, reason + "\n")
         pid = self._pid(files)
-        if pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+        if pid is None:
+            self._end_remains(files, files.last_attempt())
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
 
     def _state(self, files: JobFiles) -> WorkerState:
         child = self._children.get(str(files.folder))
@@ -117,6 +119,6 @@ class LocalLauncher:
 
     def _end_remains(self, files: JobFiles, attempt: int) -> None:
         """Kill what a dead worker's script left running on this machine."""
-        identity = read_json(files.attempt(attempt))
+        identity = read_json(files.attempt(attempt)) if attempt else None
         if identity is not None and processes.is_alive(identity) is False:
             processes.kill_session(identity)
