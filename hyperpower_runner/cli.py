@@ -122,7 +122,6 @@ def run(
         _check_feasible(experiment, config)
         ending, summary = _drive(experiment, config)
     _print(summary.to_json(), as_json, _text(summary))
-    _say(ending.sentence)
     _finish(experiment, ending)
 
 
@@ -266,7 +265,7 @@ def _finish(experiment: Experiment, ending: Ending) -> None:
     if ending.why is Why.INFEASIBLE:
         raise HyperPowerError(ending.sentence)
     if ending.why in (Why.INTERRUPTED, Why.STOPPED):
-        _say(f"Resume with: {again}")
+        _say(f"{ending.sentence}\nResume with: {again}")
     if ending.why is Why.INTERRUPTED:
         raise typer.Exit(EXIT_INTERRUPTED)
     if ending.why is Why.STOPPED:
@@ -278,6 +277,7 @@ def _finish(experiment: Experiment, ending: Ending) -> None:
         _say(f"The last lines of {files.output}:\n{files.log_tail()}")
         what = f"job {last.job.job_id}: {last.result.reason if last.result else ''}"
         raise HyperPowerError(f"{ending.sentence} The last failure is {what}; mend the script, then resume: {again}")
+    _say(ending.sentence)
 
 
 def _read_summary(experiment: Experiment, config: ExperimentConfig) -> Summary:

@@ -179,7 +179,9 @@ def test_a_wrong_checksum_is_one_sentence_that_names_the_file(tmp_path: Path, ti
 
 
 @pytest.mark.parametrize(
-    "content", [b"not gzip at all", gzip.compress(bytes(100))[:-12], gzip.compress(b"") + b"garbage"]
+    "content",
+    [b"not gzip at all", gzip.compress(bytes(100))[:-12], gzip.compress(b"") + b"garbage"],
+    ids=["no gzip", "cut off", "followed by garbage"],  # gzip holds the time: made from it, ids would differ
 )
 def test_a_damaged_archive_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
