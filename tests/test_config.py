@@ -380,10 +380,11 @@ def test_bounds_of_ones_own_metrics_may_be_negative() -> None:
 
 
 def test_single_points_and_the_outermost_ranges_are_accepted() -> None:
-    parse(with_variable(type="FLOAT", min=0.5, max=0.5))
-    parse(with_variable(type="INT", min=-(2**31) + 1, max=2**31 - 1))
-    parse(with_variable(type="FLOAT", min=-1e300, max=1e300))
-    parse(with_variable(type="ENUM", options=[True, 1, "1", 10**400]))
+    for low, high, kind in ((0.5, 0.5, "FLOAT"), (-(2**31) + 1, 2**31 - 1, "INT"), (-1e300, 1e300, "FLOAT")):
+        variable = parse(with_variable(type=kind, min=low, max=high)).space.variables[0]
+        assert (variable.low, variable.high) == (low, high)
+    options = [True, 1, "1", 10**400]
+    assert list(parse(with_variable(type="ENUM", options=options)).space.variables[0].options) == options
 
 
 def test_the_json_schema_is_json_and_describes_every_key() -> None:

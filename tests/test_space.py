@@ -325,7 +325,8 @@ def test_a_missing_param_is_named(name: str) -> None:
 
 def test_bounds_belong_to_the_space() -> None:
     for params in ({"n": 1, "f": 0.5, "w": [0, 0]}, {"n": 9, "f": 2.5, "w": [5, 5]}, {"n": 9.0, "f": 1}):
-        make_space().from_params({**GOOD, **params})
+        point = {**GOOD, **params}
+        assert make_space().to_params(make_space().from_params(point)) == point
 
 
 def test_constraints_hold_where_their_params_say_so() -> None:

@@ -64,7 +64,8 @@ def test_a_poll_ends_early_when_the_wake_descriptor_is_readable(files: JobFiles)
     launcher = LocalLauncher(wake)
     launcher.submit(files, 1)
     os.write(write, b"!")
-    launcher.poll({1: files}, 3600.0)  # would hang otherwise
+    states = launcher.poll({1: files}, 3600.0)  # would hang otherwise
+    assert states == {1: WorkerState.ALIVE}  # nothing but the descriptor can have ended it
     launcher.cancel(files, "end of the test")
     os.read(wake, 1)
     settle(launcher, files)
