@@ -77,11 +77,11 @@ def init(
 @app.command(epilog="Example: hyperpower-runner validate experiments/quickstart")
 def validate(directory: Directory, as_json: Json = False) -> None:
     """Check config.json, the objective's script and the hardware models; run nothing."""
-    from hyperpower_runner.driver import check_jobs
+    from hyperpower_runner.search import check_jobs
 
     experiment, config = _open(directory)
     experiment.check_command(config)
-    check_jobs(experiment, config, experiment.read_history())
+    check_jobs(config, experiment.read_history(), str(experiment.config_file))
     _check_feasible(experiment, config)
     space = config.space
     points = None if space.cardinality is None or space.cardinality > MOST_POINTS else space.cardinality
@@ -138,9 +138,10 @@ def status(directory: Directory, as_json: Json = False) -> None:
 
 @app.command(epilog="Example: hyperpower-runner best experiments/quickstart --json")
 def best(directory: Directory, as_json: Json = False) -> None:
-    """Show the incumbent: the best completed job that meets every constraint."""
-    from hyperpower_runner.summary import best_json
-    from hyperpower_runner.view import show_number
+    """Show the incumbent, the best completed job that meets every constraint, and what the surrogate would choose."""
+    from hyperpower_runner.search import Search
+    from hyperpower_runner.summary import best_json, preferred_json
+    from hyperpower_runner.view import show_preferred, show_trial
 
     experiment, config = _open(directory)
     summary = _read_summary(experiment, config)
@@ -151,10 +152,10 @@ def best(directory: Directory, as_json: Json = False) -> None:
         why = f"none of {completed} completed jobs is known to meet {bounds}" if completed else "no job has completed"
         again = f"hyperpower-runner run {shlex.quote(str(directory))}"
         raise HyperPowerError(f"{directory}: no best yet, {why}; search on with: {again}")
-    lines = [f"job {trial.job.job_id}"]
-    lines += [f"  {name:<20} {show_number(value)}" for name, value in trial.metrics.items()]
-    lines += ["params"] + [f"  {name:<20} {value}" for name, value in trial.job.params.items()]
-    _print(best_json(trial), as_json, "\n".join(lines))
+    models, where = experiment.read_models(config), str(experiment.config_file)
+    preferred = Search(config, models=models, history=summary.history, where=where).recommend()
+    content = {**best_json(trial), "preferred": preferred_json(preferred)}
+    _print(content, as_json, f"{show_trial(trial)}\n\n{show_preferred(preferred, config.optimize)}")
 
 
 @app.command(epilog="Example: hyperpower-runner stop experiments/quickstart --now")
@@ -221,14 +222,11 @@ def _open(directory: Path) -> tuple[Experiment, ExperimentConfig]:
 
 def _check_feasible(experiment: Experiment, config: ExperimentConfig) -> None:
     """Raise unless a first suggestion can be made: nothing runs in a space whose constraints exclude everything."""
-    import numpy as np
-
     from hyperpower_runner.errors import InfeasibleError
-    from hyperpower_runner.methods import make_method
-    from hyperpower_runner.trial import History
+    from hyperpower_runner.search import Search
 
     try:
-        make_method(config, experiment.read_models(config)).suggest(History(), np.random.default_rng(config.seed))
+        Search(config, models=experiment.read_models(config)).propose()
     except InfeasibleError as error:
         raise InfeasibleError(f"{experiment.config_file}: {error}") from None
 
@@ -291,13 +289,16 @@ def _read_summary(experiment: Experiment, config: ExperimentConfig) -> Summary:
 
 
 def _text(summary: Summary) -> str:
-    from hyperpower_runner.view import show_best, show_budget
+    from hyperpower_runner.view import show_best, show_budget, show_sampling
 
     counts = ", ".join(f"{count:,} {name}" for name, count in summary.counts.items() if count)
     lines = {"jobs": counts or "none yet", "best": show_best(summary), "budget": show_budget(summary)}
     if summary.config.constraints:
         found = summary.violations
         lines["violations"] = f"{found['predicted']} predicted, {found['measured']} measured"
+    sampling = show_sampling(summary)
+    if sampling:
+        lines["surrogate"] = sampling
     return "\n".join(f"{name:<12}{line}" for name, line in lines.items())
 
 

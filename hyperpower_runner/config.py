@@ -18,7 +18,6 @@ from hyperpower_runner.job_files import SCHEMA
 from hyperpower_runner.space import Space, Variable, parse_constraints
 from hyperpower_runner.stopping import StoppingRule
 
-METHODS = ("rand", "rand-walk")  # hw-cwei and hw-ieci need the surrogate, which this version does not have
 LARGEST_INT = 2**31 - 1
 LARGEST_FLOAT = 1e300  # so that the width of a range is finite
 
@@ -40,6 +39,8 @@ class ExperimentConfig:
     stopping_rule: None where early termination is off.
     evaluations, hours: the budget; None for no limit.
     sigma_0: the standard deviation of rand-walk's steps, in the unit cube (3.5).
+    initial_points: how many evaluations hw-ieci and hw-cwei draw before their Gaussian process proposes.
+    noiseless: whether an evaluation repeated gives the same value again (Spearmint's likelihood NOISELESS).
     """
 
     name: str
@@ -51,6 +52,8 @@ class ExperimentConfig:
     constraints: Mapping[str, float]
     method: str
     sigma_0: float
+    initial_points: int
+    noiseless: bool
     hardware_aware: bool
     stopping_rule: StoppingRule | None
     evaluations: int | None
@@ -70,27 +73,28 @@ class ExperimentConfig:
         return self.constraints if self.hardware_aware else {}
 
 
-def parse_text(text: str, where: str = "config.json") -> ExperimentConfig:
-    """Parse the text of a config.json; raises ConfigError with one sentence that names `where`."""
+def parse_text(text: str, where: str = "config.json", *, runnable: bool = True) -> ExperimentConfig:
+    """Parse the text of a config.json; see `parse`."""
     try:
-        return _config(check(load(text)))
+        return _config(check(load(text)), runnable)
     except (ConfigError, ExpressionError) as error:
         raise ConfigError(f"{where}: {error}") from None
 
 
-def parse(content: Mapping[str, Any], where: str = "config.json") -> ExperimentConfig:
-    """Parse the content of a config.json; raises ConfigError with one sentence that names `where` and the key."""
+def parse(content: Mapping[str, Any], where: str = "config.json", *, runnable: bool = True) -> ExperimentConfig:
+    """Parse the content of a config.json; raises ConfigError with one sentence that names `where` and the key.
+
+    runnable: whether it must say how the objective is started; where it need not and does not, `command` is empty.
+    """
     try:
-        return _config(check(content))
+        return _config(check(content), runnable)
     except (ConfigError, ExpressionError) as error:
         raise ConfigError(f"{where}: {error}") from None
 
 
-def _config(file: ConfigFile) -> ExperimentConfig:
+def _config(file: ConfigFile, runnable: bool) -> ExperimentConfig:
     if file.schema_ > SCHEMA:
         raise ConfigError(f"schema is {file.schema_}, but this version knows numbers up to {SCHEMA}; use a newer one")
-    if file.method not in METHODS:
-        raise ConfigError(f'method is "{file.method}", which this version does not have yet; use {", ".join(METHODS)}')
     variables = tuple(_variable(name, variable) for name, variable in file.variables.items())
     try:
         space = Space(variables, parse_constraints(file.known_constraints, variables))
@@ -100,13 +104,15 @@ def _config(file: ConfigFile) -> ExperimentConfig:
     return ExperimentConfig(
         name=file.experiment_name or "",
         space=space,
-        command=_command(file),
+        command=_command(file, runnable),
         env=dict(file.objective.env) if file.objective else {},
         epochs=file.objective.epochs if file.objective else None,
         optimize=optimize,
         constraints={metric: _bound(metric, value) for metric, value in file.constraints.items()},
         method=file.method,
         sigma_0=file.method_args.sigma_0,
+        initial_points=file.method_args.initial_points,
+        noiseless=_likelihood(file) == "NOISELESS",
         hardware_aware=file.hardware_aware,
         stopping_rule=StoppingRule(**file.early_termination.model_dump()) if file.early_termination else None,
         evaluations=_evaluations(file),
@@ -160,12 +166,14 @@ def _end(where: str, key: str, file: VariableFile) -> float:
     return value
 
 
-def _command(file: ConfigFile) -> tuple[str, ...]:
+def _command(file: ConfigFile, runnable: bool) -> tuple[str, ...]:
     if file.objective is not None:
         if file.main_file is not None or file.language is not None:
             raise ConfigError('both "objective" and Spearmint\'s "language"/"main-file" are given; keep one of them')
         return tuple(file.objective.command)
     if file.main_file is None:
+        if not runnable:
+            return ()
         raise ConfigError(
             'nothing to run: add "objective": {"command": ["python", "train.py"]} (or Spearmint\'s "main-file")'
         )
@@ -179,6 +187,12 @@ def _optimize(file: ConfigFile) -> str:
     if task is not None and file.optimize not in (None, task):
         raise ConfigError(f'optimize is "{file.optimize}", but tasks names "{task}"; keep one of them')
     return file.optimize or task or "error"
+
+
+def _likelihood(file: ConfigFile) -> str:
+    """Spearmint has the key at the top, and in each task, which counts more."""
+    task = next(iter(file.tasks.values()), None)
+    return (task.likelihood if task else None) or file.likelihood
 
 
 def _evaluations(file: ConfigFile) -> int | None:

@@ -84,11 +84,12 @@ class TaskFile(_File):
     """One of Spearmint's "tasks"."""
 
     type: Literal["OBJECTIVE"] = "OBJECTIVE"
-    likelihood: str | None = None
+    likelihood: Literal["GAUSSIAN", "NOISELESS"] | None = None
 
 
 class MethodArgsFile(_File):
     sigma_0: Annotated[float, Field(gt=0, le=1)] = 0.1
+    initial_points: Annotated[int, Field(ge=1, le=10_000)] = 4
 
 
 class ConfigFile(_File):
@@ -104,7 +105,7 @@ class ConfigFile(_File):
     optimize: str | None = None
     constraints: dict[str, FiniteFloat | str] = {}
     known_constraints: list[str] = []
-    method: Literal["rand", "rand-walk", "hw-cwei", "hw-ieci"] = "rand"
+    method: Literal["rand", "rand-walk", "hw-cwei", "hw-ieci"] = "hw-ieci"
     method_args: MethodArgsFile = MethodArgsFile()
     hardware_aware: bool = True
     early_termination: EarlyTerminationFile | Literal[False] = EarlyTerminationFile()

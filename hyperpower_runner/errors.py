@@ -6,6 +6,7 @@ HyperPowerError             what the user can act on; the command line prints it
 ├── ParamsError             params that are not a point of the search space
 ├── InfeasibleError         no feasible point could be found in the space
 ├── SpaceExhaustedError     every feasible point has been tried: the search ends
+├── SearchError             a search was told what is no result of one of its jobs
 ├── ModelsError             hardware/models.json does not fit the space or is not a models file
 ├── ExperimentError         a file of an experiment directory is missing, unreadable or of a newer schema
 ├── LockedError             another driver holds the experiment
@@ -45,6 +46,10 @@ class InfeasibleError(HyperPowerError):
 
 class SpaceExhaustedError(HyperPowerError):
     """Every feasible point has been tried."""
+
+
+class SearchError(HyperPowerError):
+    """A search was told what is no result of one of its jobs."""
 
 
 class ModelsError(HyperPowerError):

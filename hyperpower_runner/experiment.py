@@ -45,8 +45,8 @@ class Experiment:
 
     # --- what the user wrote
 
-    def read_config(self) -> ExperimentConfig:
-        """Read and check config.json; raises ConfigError."""
+    def read_config(self, *, runnable: bool = True) -> ExperimentConfig:
+        """Read and check config.json, which must say what to run if `runnable`; raises ConfigError."""
         where = str(self.config_file)
         try:
             text = self.config_file.read_text(encoding="utf-8-sig")
@@ -55,7 +55,7 @@ class Experiment:
             raise ConfigError(f"{self.root}: {missing}; make an experiment with: hyperpower-runner init DIR") from None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{where}: cannot be read ({error})") from None
-        return parse_text(text, where)
+        return parse_text(text, where, runnable=runnable)
 
     def check_command(self, config: ExperimentConfig) -> None:
         """Raise ConfigError unless the program, and the script that an interpreter is given, can be run here."""

@@ -266,6 +266,12 @@ def parse_constraints(texts: Iterable[str], variables: Sequence[Variable]) -> tu
     return tuple(expression.parse(text, kinds, options) for text in texts)
 
 
+def reflect(x: Array) -> Array:
+    """Fold points of the real line into [0, 1] by reflection at its borders."""
+    folded = np.mod(x, 2.0)
+    return np.where(folded > 1.0, 2.0 - folded, folded)
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 

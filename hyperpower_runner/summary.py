@@ -6,11 +6,11 @@ Pure: it reads no file and no clock, and prints nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hyperpower_runner.config import ExperimentConfig
-from hyperpower_runner.trial import ENDED, History, Status, Trial
+from hyperpower_runner.trial import ENDED, History, Recommendation, Status, Trial
 
 
 def elapsed_s(spans: Iterable[tuple[float, float]]) -> float:
@@ -65,6 +65,12 @@ class Summary:
     def violations(self) -> dict[str, int]:
         return violations(self.history, self.config.constraints)
 
+    @property
+    def surrogate(self) -> dict[str, int]:
+        """How many jobs a Gaussian process proposed, and for how many its sampling had not converged."""
+        fits = [trial.job.surrogate for trial in self.history if trial.job.surrogate]
+        return {"fitted": len(fits), "not_converged": sum(fit.get("converged") is False for fit in fits)}
+
     def to_json(self) -> dict[str, Any]:
         """The object that `status --json` prints."""
         best = self.best
@@ -72,6 +78,7 @@ class Summary:
             "counts": self.counts,
             "best": best_json(best) if best else None,
             "violations": self.violations,
+            "surrogate": self.surrogate,
             "elapsed_s": round(self.elapsed_s, 3),
             "budget": {"evaluations": self.config.evaluations, "hours": self.config.hours},
             "method": self.config.method,
@@ -82,10 +89,15 @@ class Summary:
 
 
 def best_json(trial: Trial) -> dict[str, Any]:
-    """The object that `best --json` prints."""
+    """The incumbent, as `best --json` and `status --json` print it."""
     return {
         "job_id": trial.job.job_id,
         "params": trial.job.params,
         "metrics": trial.metrics,
         "predictions": trial.job.predictions,
     }
+
+
+def preferred_json(recommendation: Recommendation | None) -> dict[str, Any] | None:
+    """What `best --json` prints as "preferred": params, expected, low, high, predictions, job_id; or null."""
+    return asdict(recommendation) if recommendation else None

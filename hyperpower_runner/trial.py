@@ -43,6 +43,7 @@ class Job:
 
     metric: the metric that the search minimises and the objective must report.
     predictions: what the hardware models said of `params`, by metric.
+    surrogate: how the Gaussian process that proposed `params` was fitted, empty where none was.
     command: the words that start the objective, to which the path of job.json is added; env: what they find set.
     stopping_rule: a `StoppingRule` in JSON form, or None for no early termination.
     created_s: when the driver began to look for `params`; deadline: when the search's budget of hours ends, or None.
@@ -61,6 +62,7 @@ class Job:
     deadline: float | None = None
     stopping_rule: dict[str, Any] | None = None
     predictions: dict[str, float] = field(default_factory=dict)
+    surrogate: dict[str, Any] = field(default_factory=dict)
     created_s: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -78,6 +80,7 @@ class Job:
             "deadline": self.deadline,
             "stopping_rule": self.stopping_rule,
             "predictions": self.predictions,
+            "surrogate": self.surrogate,
             "created_s": self.created_s,
         }
 
@@ -85,7 +88,14 @@ class Job:
     def from_json(cls, data: Mapping[str, Any]) -> Job:
         """Read the content of a job.json; raises KeyError or TypeError where it is none."""
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
-        for name, kind in (("id", int), ("params", dict), ("command", list), ("env", dict), ("metric", str)):
+        for name, kind in (
+            ("id", int),
+            ("params", dict),
+            ("command", list),
+            ("env", dict),
+            ("metric", str),
+            ("surrogate", dict),
+        ):
             if not isinstance(data.get(name, kind()), kind):
                 raise TypeError(f"{name} is {data[name]!r}")
         known["created_s"] = _number(data.get("created_s", 0.0))
@@ -147,11 +157,32 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What a method proposes to evaluate next."""
+    """What a method proposes to evaluate next.
+
+    surrogate: how the Gaussian process behind it was fitted, and how far its sampling can be trusted.
+    """
 
     params: Params
     predictions: dict[str, float] = field(default_factory=dict)
     rejection: Rejection = Rejection()
+    surrogate: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The point that the surrogate's posterior mean prefers among all feasible ones, tried or not.
+
+    expected: what the surrogate expects the objective to be there, in its unit; low, high: the borders between which it
+        expects it to be with a probability of 90 %.
+    job_id: the trial that had these params, or None where none had.
+    """
+
+    params: Params
+    expected: float
+    low: float
+    high: float
+    predictions: dict[str, float] = field(default_factory=dict)
+    job_id: int | None = None
 
 
 def _object(data: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -185,6 +216,14 @@ class Trial:
     @cached_property
     def key(self) -> str:
         return params_key(self.job.params)
+
+    @property
+    def job_id(self) -> int:
+        return self.job.job_id
+
+    @property
+    def params(self) -> Params:
+        return self.job.params
 
     @property
     def ended(self) -> bool:

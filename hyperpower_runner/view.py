@@ -20,7 +20,7 @@ from hyperpower_runner.errors import did_you_mean, printable, shortened
 from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.job_files import as_number, read_json_lines
 from hyperpower_runner.summary import Summary
-from hyperpower_runner.trial import Status, Trial
+from hyperpower_runner.trial import Recommendation, Status, Trial
 
 STYLES = {Status.COMPLETED: "green", Status.TERMINATED: "yellow", Status.CANCELLED: "dim"}
 
@@ -183,6 +183,41 @@ def show_best(summary: Summary) -> str:
     metrics = [f"{name} {show_number(best.constrained_value(name))}" for name in summary.config.constraints]
     value = f"{summary.config.optimize} {show_number(best.objective)}"
     return f"job {best.job.job_id}: {', '.join([value, *metrics])}  ({show_params(best.job.params)})"
+
+
+def show_preferred(preferred: Recommendation | None, optimize: str) -> str:
+    """What the surrogate would choose, in a block of lines that says what it is."""
+    if preferred is None:
+        return (
+            "The posterior mean of the surrogate prefers no point: too little is known, or nothing feasible was found."
+        )
+    where = "a point not tried yet" if preferred.job_id is None else f"the point of job {preferred.job_id}"
+    low, high = show_number(preferred.low), show_number(preferred.high)
+    lines = [f"The posterior mean of the surrogate, which sees through noise, prefers {where}:"]
+    lines += [
+        f"  {optimize:<20} {show_number(preferred.expected)} expected, {low} to {high} with a probability of 90 %"
+    ]
+    lines += [f"  {name:<20} {show_number(value)} predicted" for name, value in preferred.predictions.items()]
+    return "\n".join([*lines, *_params_lines(preferred.params)])
+
+
+def show_trial(trial: Trial) -> str:
+    """A trial in a block of lines: its id, its metrics, its params."""
+    lines = [f"job {trial.job_id}"]
+    lines += [f"  {name:<20} {show_number(value)}" for name, value in trial.metrics.items()]
+    return "\n".join([*lines, *_params_lines(trial.params)])
+
+
+def _params_lines(params: Mapping[str, Any]) -> list[str]:
+    return ["params", *(f"  {name:<20} {value}" for name, value in params.items())]
+
+
+def show_sampling(summary: Summary) -> str:
+    """One clause on suggestions whose hyper-parameters were not sampled to convergence, or '' where there is none."""
+    count = summary.surrogate
+    if not count["not_converged"]:
+        return ""
+    return f"sampling had not converged for {count['not_converged']} of {count['fitted']} suggestions"
 
 
 def show_budget(summary: Summary) -> str:

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from searching import CONFIG, all_params, command_line, make_experiment, run_command, write_models
 
-from hyperpower_runner import __version__
+from hyperpower_runner import __version__, cli, methods
 from hyperpower_runner.experiment import Experiment
+from hyperpower_runner.trial import History, Recommendation
 
 COMMANDS = ("init", "validate", "run", "status", "best", "stop", "clean", "schema")
 
@@ -88,6 +89,7 @@ def test_json_is_one_object_on_stdout(tmp_path: Path) -> None:
     lowest = min(all_params(experiment).items(), key=lambda item: item[1]["x"])
     assert (best["job_id"], best["params"]) == lowest
     assert best["metrics"]["error"] == lowest[1]["x"]
+    assert best.pop("preferred", "absent") != "absent"
     assert status["best"] == best
 
 
@@ -390,3 +392,61 @@ def test_validate_refuses_what_run_would(tmp_path: Path) -> None:
     run_command("run", tmp_path)
     make_experiment(tmp_path, optimize="loss")
     assert "optimize is" in run_command("validate", tmp_path).stderr
+
+
+def shown_best(root: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    """What `best` prints, run in this process."""
+    cli.app(["best", str(root), *options], standalone_mode=False)
+    return capsys.readouterr().out
+
+
+def test_best_shows_what_the_surrogate_prefers_beside_the_best_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = make_experiment(tmp_path, constraints={"power_w": 40})
+    write_models(experiment, power_w={"form": "paper", "weights": {"n": 1.0}})
+    run_command("run", tmp_path)
+    asked: list[History] = []
+
+    def recommend(config: object, models: Any, history: History, rng: object) -> Recommendation:
+        assert set(models.models) == {"power_w"}
+        asked.append(history)
+        return Recommendation({"x": 0.0, "n": 4}, 0.01, -0.02, 0.04, {"power_w": 4.0})
+
+    monkeypatch.setattr(methods, "recommend", recommend, raising=False)
+    content = json.loads(shown_best(tmp_path, capsys, "--json"))
+    assert content["params"] == all_params(experiment)[content["job_id"]]
+    assert content["metrics"]["error"] == content["params"]["x"]
+    assert content["predictions"] == {"power_w": content["params"]["n"]}
+    assert content["preferred"] == {
+        "params": {"x": 0.0, "n": 4}, "expected": 0.01, "low": -0.02, "high": 0.04, "predictions": {"power_w": 4.0},
+        "job_id": None,
+    }  # fmt: skip
+    assert asked == [experiment.read_history()]
+    best, preferred = shown_best(tmp_path, capsys).split("\n\n")
+    assert best.splitlines()[0] == f"job {content['job_id']}"
+    assert preferred.startswith("The posterior mean of the surrogate")
+    assert "a point not tried yet" in preferred
+    assert "0.01 expected, -0.02 to 0.04 with a probability of 90 %" in preferred
+
+
+def test_where_the_surrogate_prefers_nothing_best_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_experiment(tmp_path)
+    run_command("run", tmp_path)
+    monkeypatch.setattr(methods, "recommend", lambda *arguments: None, raising=False)
+    assert json.loads(shown_best(tmp_path, capsys, "--json"))["preferred"] is None
+    assert "prefers no point" in shown_best(tmp_path, capsys)
+
+
+def test_status_asks_no_surrogate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_experiment(tmp_path)
+    run_command("run", tmp_path)
+    monkeypatch.setattr(methods, "recommend", lambda *arguments: pytest.fail("status is to be fast"), raising=False)
+    cli.app(["status", str(tmp_path), "--json"], standalone_mode=False)
+    content = json.loads(capsys.readouterr().out)
+    assert "preferred" not in content["best"]
+    assert content["surrogate"] == {"fitted": 0, "not_converged": 0}

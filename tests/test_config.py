@@ -136,9 +136,19 @@ BROKEN: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no epochs": ({**SMALLEST, "objective": {"command": ["a"], "epochs": 0}}, ["objective.epochs", "0"]),
     "another language": ({**SMALLEST, "language": "MATLAB"}, ["language", '"MATLAB"', "'PYTHON'"]),
     "an unknown method": ({**SMALLEST, "method": "random"}, ["method", '"random"', '"rand"?']),
-    "a method of a later version": ({**SMALLEST, "method": "hw-ieci"}, ["method", '"hw-ieci"', "rand, rand-walk"]),
+    "a misspelt method": ({**SMALLEST, "method": "hw-ieic"}, ["method", '"hw-ieic"', '"hw-ieci"?']),
     "an unknown scheduler": ({**SMALLEST, "scheduler": "slurm"}, ["scheduler", '"slurm"', "'local'"]),
     "a step of zero": ({**SMALLEST, "method-args": {"sigma-0": 0}}, ["method-args.sigma-0", "0"]),
+    "no initial points": ({**SMALLEST, "method-args": {"initial-points": 0}}, ["method-args.initial-points", "0"]),
+    "half an initial point": (
+        {**SMALLEST, "method-args": {"initial-points": 1.5}},
+        ["method-args.initial-points", "1.5", "integer"],
+    ),
+    "an unknown likelihood": ({**SMALLEST, "likelihood": "GAUSIAN"}, ["likelihood", '"GAUSIAN"', '"GAUSSIAN"?']),
+    "an unknown likelihood of a task": (
+        {**SMALLEST, "tasks": {"error": {"likelihood": "STEP"}}},
+        ["tasks.error.likelihood", '"STEP"', "NOISELESS"],
+    ),
     "hardware-aware as a text": ({**SMALLEST, "hardware-aware": "yes"}, ["hardware-aware", '"yes"', "boolean"]),
     "early termination as true": ({**SMALLEST, "early-termination": True}, ["early-termination", "true", "false"]),
     "one class": ({**SMALLEST, "early-termination": {"classes": 1}}, ["early-termination.classes", "1", "2"]),
@@ -235,7 +245,7 @@ FULL = {
     "constraints": {"power_w": 85, "memory_bytes": "1.15 GB"},
     "known-constraints": ["units[0] <= units[1]", "rate < 0.05"],
     "method": "rand-walk",
-    "method-args": {"sigma-0": 0.2},
+    "method-args": {"sigma-0": 0.2, "initial-points": 7},
     "hardware-aware": False,
     "early-termination": {"after-epochs": 3, "classes": 5, "chance-margin": 0.1, "loss-fall": 0.01, "loss-factor": 9},
     "budget": {"evaluations": 50, "hours": 2.5},
@@ -270,6 +280,8 @@ def test_every_key_reaches_the_config() -> None:
     assert config.constraints == {"power_w": 85, "memory_bytes": 1.15e9}
     assert config.method == "rand-walk"
     assert config.sigma_0 == 0.2
+    assert config.initial_points == 7
+    assert config.noiseless is True
     assert config.hardware_aware is False
     assert config.stopping_rule == StoppingRule(3, 5, 0.1, 0.01, 9)
     assert config.evaluations == 40  # the smaller one
@@ -292,7 +304,9 @@ def test_the_full_config_of_this_test_leaves_no_key_out() -> None:
 def test_what_is_left_out_has_its_documented_default() -> None:
     config = parse(SMALLEST)
     assert config.optimize == "error"
-    assert config.method == "rand"
+    assert config.method == "hw-ieci"
+    assert config.initial_points == 4
+    assert config.noiseless is False
     assert config.hardware_aware is True
     assert config.stopping_rule == StoppingRule()
     assert (config.evaluations, config.hours, config.timeout_s, config.epochs) == (None, None, None, None)
@@ -341,6 +355,31 @@ def test_a_single_task_of_spearmint_names_the_metric() -> None:
 def test_the_budget_is_what_either_key_says() -> None:
     assert parse({**SMALLEST, "max-finished-jobs": 7}).evaluations == 7
     assert parse({**SMALLEST, "budget": {"evaluations": 9}}).evaluations == 9
+
+
+@pytest.mark.parametrize("method", ["rand", "rand-walk", "hw-cwei", "hw-ieci"])
+def test_every_method_is_accepted(method: str) -> None:
+    assert parse({**SMALLEST, "method": method}).method == method
+
+
+@pytest.mark.parametrize(("keys", "noiseless"), [
+    ({"likelihood": "NOISELESS"}, True),
+    ({"likelihood": "GAUSSIAN"}, False),
+    ({"tasks": {"error": {"likelihood": "NOISELESS"}}}, True),
+    ({"likelihood": "NOISELESS", "tasks": {"error": {}}}, True),
+    ({"likelihood": "NOISELESS", "tasks": {"error": {"likelihood": "GAUSSIAN"}}}, False),
+])  # fmt: skip
+def test_the_likelihood_of_a_task_counts_more_than_that_of_all(keys: dict[str, Any], noiseless: bool) -> None:
+    assert parse({**SMALLEST, **keys}).noiseless is noiseless
+
+
+def test_a_config_for_asking_alone_needs_nothing_to_run() -> None:
+    content = {"variables": SMALLEST["variables"]}
+    assert parse(content, runnable=False).command == ()
+    assert parse_text(json.dumps(content), runnable=False).command == ()
+    assert parse(SMALLEST, runnable=False) == parse(SMALLEST)
+    with pytest.raises(ConfigError, match="keep one of them"):
+        parse({**SMALLEST, "main-file": "b.py"}, runnable=False)
 
 
 def test_early_termination_can_be_off() -> None:
@@ -397,7 +436,16 @@ def test_the_json_schema_is_json_and_describes_every_key() -> None:
     text = json.dumps(schema)
     for key in ("min", "max", "options", "size", "scale", "structural", "command", "env", "evaluations", "hours"):
         assert f'"{key}"' in text
-    for key in ("after-epochs", "classes", "chance-margin", "loss-fall", "loss-factor", "batch-size", "sigma-0"):
+    for key in (
+        "after-epochs",
+        "classes",
+        "chance-margin",
+        "loss-fall",
+        "loss-factor",
+        "batch-size",
+        "sigma-0",
+        "initial-points",
+    ):
         assert f'"{key}"' in text
     assert "_" not in schema["properties"]
 

@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from searching import (
     REPORT_X,
@@ -35,7 +37,7 @@ from hyperpower_runner.launchers.local import LocalLauncher
 from hyperpower_runner.methods.rand import Rand
 from hyperpower_runner.slots import Slots
 from hyperpower_runner.summary import Summary
-from hyperpower_runner.trial import Status
+from hyperpower_runner.trial import History, Status, Suggestion
 
 SLOW = """
     import json, sys, time
@@ -533,3 +535,36 @@ def test_a_space_in_which_nothing_more_is_found_ends_the_search_without_losing_t
     assert ending.why is Why.INFEASIBLE
     assert str(experiment.config_file) in ending.sentence
     assert [result.status for result in results(experiment).values()] == [Status.COMPLETED]
+
+
+def test_sampling_that_had_not_converged_is_noted_once_and_kept_in_the_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suggest = Rand.suggest
+
+    def fitted(rand: Rand, history: History, rng: np.random.Generator) -> Suggestion:
+        return replace(suggest(rand, history, rng), surrogate={"converged": len(history) == 0, "acceptance": 0.1})
+
+    monkeypatch.setattr(Rand, "suggest", fitted)
+    experiment, recorder = make_experiment(tmp_path), Recorder()
+    driver, _ = drive(experiment, recorder)
+    (note,) = (note for note in recorder.notes if "had not converged" in note)
+    assert note.startswith("job 2: ")
+    fits = [trial.job.surrogate for trial in experiment.read_history()]
+    assert fits == [{"converged": converged, "acceptance": 0.1} for converged in (True, False, False, False)]
+    assert driver.summary().surrogate == {"fitted": 4, "not_converged": 3}
+    assert json.loads(run_command("status", tmp_path, "--json").stdout)["surrogate"]["not_converged"] == 3
+    assert "surrogate   sampling had not converged for 3 of 4 suggestions" in run_command("status", tmp_path).stdout
+
+
+def test_a_job_carries_what_its_worker_needs(tmp_path: Path) -> None:
+    objective = {"command": ["python", "-S", "train.py"], "env": {"A": "1"}, "epochs": 7}
+    changes: dict[str, Any] = {"optimize": "loss", "timeout-s": 60, "budget": {"evaluations": 1, "hours": 1.0}}
+    experiment = make_experiment(tmp_path, "print('{\"loss\": 1}')", objective=objective, **changes)
+    drive(experiment)
+    (job,) = (trial.job for trial in experiment.read_history())
+    assert (job.command, job.env, job.epochs, job.metric) == (objective["command"], {"A": "1"}, 7, "loss")
+    assert job.timeout_s == 60
+    assert (job.threads or 0) >= 1
+    assert job.stopping_rule is not None
+    assert job.deadline == pytest.approx(job.created_s + 3600, abs=1)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperpower_runner.config import parse
-from hyperpower_runner.summary import Summary, best_json, elapsed_s, violations
-from hyperpower_runner.trial import History, Job, Result, Status, Trial
+from hyperpower_runner.summary import Summary, best_json, elapsed_s, preferred_json, violations
+from hyperpower_runner.trial import History, Job, Recommendation, Result, Status, Trial
 
 BUDGETS = {"power_w": 85.0, "memory_bytes": 1e9}
 
@@ -130,3 +130,29 @@ def test_best_json_keeps_its_contract() -> None:
     assert content["params"] == {"n": 5}
     assert content["metrics"] == {"error": 0.031}
     assert content["predictions"] == {"power_w": 80.0}
+
+
+def test_suggestions_whose_sampling_had_not_converged_are_counted() -> None:
+    fits: list[dict[str, Any]] = [
+        {},
+        {"converged": True},
+        {"converged": False},
+        {"observations": 3},
+        {"converged": False},
+    ]
+    trials = [Trial(Job(n, {}, 0, surrogate=fit)) for n, fit in enumerate(fits)]
+    assert make_summary(*trials).to_json()["surrogate"] == {"fitted": 4, "not_converged": 2}
+    assert make_summary(make_trial(1)).to_json()["surrogate"] == {"fitted": 0, "not_converged": 0}
+
+
+def test_preferred_json_keeps_its_contract() -> None:
+    content = preferred_json(Recommendation({"n": 4}, 0.03, 0.02, 0.05, {"power_w": 80.0}, job_id=5))
+    assert content == {
+        "params": {"n": 4},
+        "expected": 0.03,
+        "low": 0.02,
+        "high": 0.05,
+        "predictions": {"power_w": 80.0},
+        "job_id": 5,
+    }
+    assert preferred_json(None) is None

@@ -59,6 +59,11 @@ def test_a_trial_without_a_result_has_no_objective() -> None:
     assert not trial.ended
 
 
+def test_a_trial_names_its_job_and_its_params() -> None:
+    trial = make_trial(7, 0.1)
+    assert (trial.job_id, trial.params) == (7, {"n": 7})
+
+
 def test_the_objective_is_the_metric_that_the_job_asks_for() -> None:
     job = Job(1, {}, 0, metric="loss")
     assert Trial(job, Result(Status.COMPLETED, {"error": 0.1, "loss": 7.0})).objective == 7.0
@@ -152,6 +157,7 @@ JOBS = st.builds(
     deadline=st.none() | FINITE,
     stopping_rule=st.none() | st.just({"classes": 10}),
     predictions=st.dictionaries(TEXTS, FLOATS, max_size=2),
+    surrogate=st.just({}) | st.fixed_dictionaries({"observations": st.integers(1, 99), "converged": st.booleans()}),
     created_s=FINITE,
 )
 RESULTS = st.builds(
@@ -209,7 +215,14 @@ def test_files_with_fewer_keys_are_read_with_defaults_and_more_keys_are_let_pass
 
 
 @pytest.mark.parametrize(
-    "content", [{}, {"params": {}, "seed": 1}, {"id": 1}, {"id": 1, "params": {}, "seed": 0, "predictions": "power"}]
+    "content",
+    [
+        {},
+        {"params": {}, "seed": 1},
+        {"id": 1},
+        {"id": 1, "params": {}, "seed": 0, "predictions": "power"},
+        {"id": 1, "params": {}, "seed": 0, "surrogate": "gp"},
+    ],
 )
 def test_what_is_no_job_is_refused(content: dict[str, Any]) -> None:
     with pytest.raises((KeyError, TypeError)):

@@ -13,7 +13,7 @@ from hyperpower_runner import view
 from hyperpower_runner.config import parse
 from hyperpower_runner.job_files import append_json_line
 from hyperpower_runner.summary import Summary
-from hyperpower_runner.trial import History, Job, Result, Status, Trial
+from hyperpower_runner.trial import History, Job, Recommendation, Result, Status, Trial
 
 CONFIG = parse(
     {
@@ -104,3 +104,26 @@ def test_running_jobs_show_their_epochs_also_where_params_are_wider_than_the_ter
     assert {"7/10", "0.25", "nan"} <= set(row.split())
     assert "1 running, 3 rejected" in written
     assert all(len(line) <= width for line in written.splitlines())
+
+
+def test_what_the_surrogate_prefers_is_said_in_words() -> None:
+    preferred = Recommendation({"x": 0.5, "kind": "relu"}, 0.0312344, 0.02, 0.05, {"power_w": 9.5})
+    assert view.show_preferred(preferred, "error").splitlines() == [
+        "The posterior mean of the surrogate, which sees through noise, prefers a point not tried yet:",
+        "  error                0.031234 expected, 0.02 to 0.05 with a probability of 90 %",
+        "  power_w              9.5 predicted",
+        "params",
+        "  x                    0.5",
+        "  kind                 relu",
+    ]
+    tried = Recommendation({"x": 0.5}, 0.03, 0.02, 0.05, job_id=7)
+    assert "prefers the point of job 7:" in view.show_preferred(tried, "error")
+    assert "prefers no point" in view.show_preferred(None, "error")
+
+
+def test_sampling_that_had_not_converged_is_said_and_nothing_else() -> None:
+    fits = [{}, {"converged": True}, {"converged": False}]
+    trials = tuple(Trial(Job(number, {}, 0, surrogate=fit)) for number, fit in enumerate(fits))
+    shown = view.show_sampling(Summary(CONFIG, History(trials), {}, 0, 0.0))
+    assert shown == "sampling had not converged for 1 of 2 suggestions"
+    assert view.show_sampling(Summary(CONFIG, History(trials[:2]), {}, 0, 0.0)) == ""

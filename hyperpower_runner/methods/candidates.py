@@ -41,6 +41,10 @@ class Tally:
     first_discarded: list[dict[str, Any]] = field(default_factory=list)
     lowest: dict[str, float] = field(default_factory=dict)  # least prediction, by constrained metric
 
+    @property
+    def rejection(self) -> Rejection:
+        return Rejection(self.discarded, tuple(self.first_discarded))
+
 
 class Candidates:
     """Finds acceptable points of a space.
@@ -63,7 +67,7 @@ class Candidates:
 
         Raises InfeasibleError where none was acceptable, SpaceExhaustedError where each was seen.
         """
-        tally = Tally(known=np.zeros(len(self.space.constraints), np.int64))
+        tally = self._new_tally()
         size, cardinality = FIRST_CHUNK, self.space.cardinality or np.inf
         while tally.drawn < most:
             values = propose(min(size, most - tally.drawn))
@@ -81,8 +85,33 @@ class Candidates:
             raise SpaceExhaustedError(f"{tally.drawn:,} draws found no feasible point that was not tried before")
         raise InfeasibleError(self._explain(tally))
 
-    def _accepted(self, values: Array, tally: Tally) -> Iterator[tuple[int, dict[str, float]]]:
-        """Yield the index and the predictions of each acceptable candidate, keeping the tally up to that one."""
+    def draw(self, propose: Propose, wanted: int, most: int) -> tuple[Array, Rejection]:
+        """Draw until `wanted` candidates are acceptable, or `most` are drawn: their values, shape (count, D).
+
+        Also says what was discarded. There are fewer than wanted, or none, where acceptable ones are rare.
+        """
+        tally, found, count, size = self._new_tally(), [], 0, max(wanted, FIRST_CHUNK)
+        while count < wanted and tally.drawn < most:
+            values = propose(min(size, most - tally.drawn))
+            allowed, within, predictions = self._judged(values, tally)
+            self._discard(values, allowed, predictions, np.flatnonzero(~within), tally)
+            found.append(values[allowed[within]][: wanted - count])
+            count += len(found[-1])
+            size = min(4 * size, LARGEST_CHUNK)
+        return np.concatenate(found), tally.rejection
+
+    def acceptable(self, values: Array) -> NDArray[np.bool_]:
+        """Which of n points, values of shape (n, D), may run: the indicators of Eq. 3 and the known constraints."""
+        result = np.zeros(len(values), dtype=bool)
+        allowed, within, _ = self._judged(values, self._new_tally())
+        result[allowed[within]] = True
+        return result
+
+    def _new_tally(self) -> Tally:
+        return Tally(known=np.zeros(len(self.space.constraints), np.int64))
+
+    def _judged(self, values: Array, tally: Tally) -> tuple[NDArray[np.intp], NDArray[np.bool_], dict[str, Array]]:
+        """Which candidates meet the known constraints; of those, which the models accept, and their predictions."""
         held = self.space.holds(values)
         tally.drawn += len(values)
         tally.known += held.sum(axis=1)
@@ -93,26 +122,38 @@ class Candidates:
             lowest = float(np.min(predictions[metric], initial=np.inf))
             tally.lowest[metric] = min(lowest, tally.lowest.get(metric, np.inf))
         within = np.broadcast_to(self.models.within(predictions, self.limits), len(allowed))
+        return allowed, within, predictions
+
+    def _accepted(self, values: Array, tally: Tally) -> Iterator[tuple[int, dict[str, float]]]:
+        """Yield the index and the predictions of each acceptable candidate, keeping the tally up to that one."""
+        allowed, within, predictions = self._judged(values, tally)
         before = 0
         for position in np.flatnonzero(within):
-            self._discard(values, allowed[before:position], predictions, before, tally)
+            self._discard(values, allowed, predictions, np.arange(before, position), tally)
             before = position + 1
             yield int(allowed[position]), {metric: float(column[position]) for metric, column in predictions.items()}
-        self._discard(values, allowed[before:], predictions, before, tally)
+        self._discard(values, allowed, predictions, np.arange(before, len(allowed)), tally)
 
     def _discard(
-        self, values: Array, rows: NDArray[np.intp], predictions: Mapping[str, Array], offset: int, tally: Tally
+        self,
+        values: Array,
+        allowed: NDArray[np.intp],
+        predictions: Mapping[str, Array],
+        positions: NDArray[np.intp],
+        tally: Tally,
     ) -> None:
-        tally.discarded += len(rows)
-        for position, row in enumerate(rows[: MOST_KEPT - len(tally.first_discarded)], start=offset):
+        """Write down candidates that the models discarded: their positions among those allowed."""
+        tally.discarded += len(positions)
+        for position in positions[: MOST_KEPT - len(tally.first_discarded)]:
             predicted = {metric: float(column[position]) for metric, column in predictions.items()}
-            tally.first_discarded.append({"params": self.space.to_params(values[row]), "predictions": predicted})
+            params = self.space.to_params(values[allowed[position]])
+            tally.first_discarded.append({"params": params, "predictions": predicted})
 
     def _any_unseen(self, seen: frozenset[str], rng: np.random.Generator, tally: Tally) -> Suggestion:
         """List a finite space and choose uniformly among its acceptable points that were not tried."""
         unseen: list[tuple[Params, dict[str, float]]] = []
         for values in self.space.enumerate():
-            for index, predictions in self._accepted(values, Tally(known=np.zeros_like(tally.known))):
+            for index, predictions in self._accepted(values, self._new_tally()):
                 params = self.space.to_params(values[index])
                 if params_key(params) not in seen:
                     unseen.append((params, predictions))
@@ -147,4 +188,4 @@ class Candidates:
 
 
 def _suggestion(params: Params, predictions: dict[str, float], tally: Tally) -> Suggestion:
-    return Suggestion(params, predictions, Rejection(tally.discarded, tuple(tally.first_discarded)))
+    return Suggestion(params, predictions, tally.rejection)

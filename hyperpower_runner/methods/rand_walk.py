@@ -14,7 +14,7 @@ from hyperpower_runner.errors import InfeasibleError, SpaceExhaustedError
 from hyperpower_runner.hardware.models import HardwareModels
 from hyperpower_runner.methods.candidates import Candidates
 from hyperpower_runner.methods.rand import Rand
-from hyperpower_runner.space import Array, Space
+from hyperpower_runner.space import Array, Space, reflect
 from hyperpower_runner.trial import History, Suggestion
 
 MOST_NEIGHBOURS = 20_000  # before a neighbourhood without an untried feasible point is left for the whole space
@@ -58,9 +58,3 @@ class RandWalk:
                 others += others >= centre[column]  # skips the option that is left
                 values[:, column] = np.where(left, others, centre[column])
         return values
-
-
-def reflect(x: Array) -> Array:
-    """Fold points of the real line into [0, 1] by reflection at its borders."""
-    folded = np.mod(x, 2.0)
-    return np.where(folded > 1.0, 2.0 - folded, folded)

@@ -15,8 +15,8 @@ from hyperpower_runner.errors import InfeasibleError, SpaceExhaustedError
 from hyperpower_runner.hardware.models import HardwareModels, LinearModel
 from hyperpower_runner.methods import make_method
 from hyperpower_runner.methods.rand import Rand
-from hyperpower_runner.methods.rand_walk import RandWalk, reflect
-from hyperpower_runner.space import Space, Variable, parse_constraints
+from hyperpower_runner.methods.rand_walk import RandWalk
+from hyperpower_runner.space import Space, Variable, parse_constraints, reflect
 from hyperpower_runner.trial import History, Job, Result, Status, Trial
 
 PLANE = Space((Variable("u", "FLOAT", 0.0, 1.0), Variable("r", "FLOAT", 1e-4, 1e-2, scale="log")))

@@ -1,0 +1,18 @@
+"""HW-IECI (paper 3.4): expected improvement, and none where the budgets are predicted to be exceeded.
+
+a(x) = EI(x) I[P(z) <= PB] I[M(z) <= MB]  (Eq. 3). The indicators, and those of the known constraints, are exact: only
+acceptable points are scored at all, and one that is not would score log 0. A constrained metric without a hardware
+model is learned from what jobs measured, and enters as the probability that its bound holds.
+
+The constraint-unaware counterpart is expected improvement alone.
+"""
+
+from __future__ import annotations
+
+from hyperpower_runner.methods.bayesian import Bayesian
+
+
+class HwIeci(Bayesian):
+    @property
+    def learned(self) -> dict[str, float]:
+        return {metric: bound for metric, bound in self.bounds.items() if metric not in self.models.models}

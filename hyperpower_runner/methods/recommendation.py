@@ -1,0 +1,73 @@
+"""The point that the posterior mean prefers: what one would choose if no more could be evaluated.
+
+Among noisy results the best one is partly lucky. The surrogate weighs it with its neighbours, and may prefer another
+point that was tried, or one that was not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+from threadpoolctl import threadpool_limits
+
+from hyperpower_runner.acquisition import LowMean, Product
+from hyperpower_runner.config import ExperimentConfig
+from hyperpower_runner.hardware.models import HardwareModels
+from hyperpower_runner.maximisation import Maximisation
+from hyperpower_runner.methods.bayesian import Fits
+from hyperpower_runner.methods.candidates import Candidates
+from hyperpower_runner.methods.hw_ieci import HwIeci
+from hyperpower_runner.methods.observations import Observations
+from hyperpower_runner.space import Array
+from hyperpower_runner.surrogate.posterior import Posterior
+from hyperpower_runner.trial import History, Recommendation
+
+FEWEST = 3  # observations that a mean can be made of
+QUANTILES = (0.05, 0.5, 0.95)
+
+
+def recommend(
+    config: ExperimentConfig, models: HardwareModels, history: History, rng: np.random.Generator
+) -> Recommendation | None:
+    """The feasible point of the lowest posterior mean, tried or not; None before `FEWEST` observations.
+
+    Feasible are points that the hardware models accept, and that more likely than not converge and meet what was
+    learned of the other constraints. None too where no such point is found.
+    """
+    observations = Observations.of(history, config.space)
+    if observations.observed.sum() < FEWEST:
+        return None
+    method = HwIeci(config, models)
+    candidates = Candidates(config.space, models, config.constraints)
+    learned = {metric: bound for metric, bound in config.constraints.items() if metric not in candidates.limits}
+    learned.pop(config.optimize, None)
+    with threadpool_limits(1, "blas"):
+        fits = Fits(observations, method.embedding, rng)
+        outputs, posterior = fits.objective(config)
+        risks = Product(method.risks(fits, learned))
+
+        def feasible(values: Array) -> NDArray[np.bool_]:
+            result = candidates.acceptable(values)
+            if risks.terms and result.any():
+                result[result] = risks(method.embedding(values[result])) >= len(risks.terms) * np.log(0.5)
+            return result
+
+        pool, _ = method.pool(observations, feasible, rng)
+        pool = np.concatenate([pool, observations.values])
+        pool = pool[feasible(pool)]
+        if not len(pool):
+            return None
+        best, _ = Maximisation(LowMean(posterior), method.embedding, feasible).best(pool, rng)
+        low, expected, high = outputs.inverse(quantiles(posterior, method.embedding(best[np.newaxis])))
+    params = config.space.to_params(best)
+    tried = (trial.job_id for trial in observations.trials if trial.job.params == params)
+    predictions = {metric: float(column[0]) for metric, column in models.predict(best[np.newaxis]).items()}
+    return Recommendation(params, float(expected), float(low), float(high), predictions, next(tried, None))
+
+
+def quantiles(posterior: Posterior, u: Array) -> Array:
+    """The `QUANTILES` of the latent function at one point, u of shape (1, C), over all samples: shape (3,)."""
+    prediction = posterior.predict(u)
+    normals = ndtri((np.arange(200) + 0.5) / 200)
+    return np.asarray(np.quantile(prediction.mean + np.sqrt(prediction.variance) * normals, QUANTILES))

@@ -1,0 +1,54 @@
+"""The surrogate: a Gaussian process of a metric, its hyper-parameters sampled by MCMC (3.1). Arrays in, arrays out.
+
+values -> embedding -> u                       where points lie
+metric -> outputs -> standardised outputs      what was measured there
+u, outputs -> hyperparameters -> Density       how likely hyper-parameters are
+Density -> sampling -> Samples                 some that are likely, and how far to trust them
+Samples -> posterior -> Posterior              mean and variance anywhere, for each sample
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpower_runner.space import Array
+from hyperpower_runner.surrogate.hyperparameters import ENOUGH, Density
+from hyperpower_runner.surrogate.posterior import Posterior
+from hyperpower_runner.surrogate.sampling import Diagnostics, maximise, sample
+
+SAMPLES = 16  # that predictions are averaged over, of the walkers' last positions
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """A fitted Gaussian process, and how far its sampling can be trusted."""
+
+    posterior: Posterior
+    diagnostics: Diagnostics
+
+
+def fit(
+    u: Array,
+    groups: NDArray[np.intp],
+    outputs: Array,
+    rng: np.random.Generator,
+    noiseless: bool = False,
+    pending: Array | None = None,
+) -> Surrogate:
+    """Fit standardised outputs, shape (n,), at u, shape (n, C), with a fantasy at each pending point, shape (q, C)."""
+    density = Density(u, groups, outputs, noiseless)
+    start = density.prior.mean
+    if len(outputs) > ENOUGH:
+        start = maximise(density.thinned(), start)
+    samples = sample(density, start, steps_for(len(outputs)), rng)
+    thetas = samples.thetas[np.linspace(0, len(samples.thetas) - 1, min(SAMPLES, len(samples.thetas))).astype(int)]
+    normals = None if pending is None else rng.standard_normal((len(thetas), len(pending)))
+    return Surrogate(Posterior.given(thetas, u, groups, outputs, pending, normals), samples.diagnostics)
+
+
+def steps_for(observations: int) -> int:
+    """How many steps the ensemble takes in a round: as many as cost little."""
+    return 20 if observations <= 50 else 10 if observations <= 400 else 5
