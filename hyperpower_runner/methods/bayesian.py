@@ -33,7 +33,7 @@ from hyperpower_runner.surrogate.outputs import Outputs
 from hyperpower_runner.surrogate.posterior import Posterior
 from hyperpower_runner.trial import History, Rejection, Suggestion
 
-POOL = 1024  # feasible points that the maximisation begins from
+POOL = 512  # feasible points that the maximisation begins from
 MOST_DRAWN = 1_000_000  # to find them
 NEAR = 384  # more of them, around the best observations
 BEST = 5  # of those

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpower_runner.space import Array
-from hyperpower_runner.surrogate.hyperparameters import ENOUGH, Density
+from hyperpower_runner.surrogate.hyperparameters import Density
 from hyperpower_runner.surrogate.posterior import Posterior
-from hyperpower_runner.surrogate.sampling import Diagnostics, maximise, sample
+from hyperpower_runner.surrogate.sampling import Diagnostics, sample
 
+MOST_SAMPLED = 400  # observations that teach the hyper-parameters; predictions use all, at a far smaller cost
 SAMPLES = 16  # that predictions are averaged over, of the walkers' last positions
 
 
@@ -39,11 +40,9 @@ def fit(
     pending: Array | None = None,
 ) -> Surrogate:
     """Fit standardised outputs, shape (n,), at u, shape (n, C), with a fantasy at each pending point, shape (q, C)."""
-    density = Density(u, groups, outputs, noiseless)
-    start = density.prior.mean
-    if len(outputs) > ENOUGH:
-        start = maximise(density.thinned(), start)
-    samples = sample(density, start, steps_for(len(outputs)), rng)
+    part = np.linspace(0, len(outputs) - 1, min(len(outputs), MOST_SAMPLED)).astype(np.intp)
+    density = Density(u[part], groups, outputs[part], noiseless)
+    samples = sample(density, density.prior.mean, steps_for(len(outputs)), rng)
     thetas = samples.thetas[np.linspace(0, len(samples.thetas) - 1, min(SAMPLES, len(samples.thetas))).astype(int)]
     normals = None if pending is None else rng.standard_normal((len(thetas), len(pending)))
     return Surrogate(Posterior.given(thetas, u, groups, outputs, pending, normals), samples.diagnostics)
@@ -51,4 +50,4 @@ def fit(
 
 def steps_for(observations: int) -> int:
     """How many steps the ensemble takes in a round: as many as cost little."""
-    return 20 if observations <= 50 else 10 if observations <= 400 else 5
+    return 20 if observations <= 50 else 10

@@ -32,7 +32,6 @@ AMPLITUDE_MEDIAN, AMPLITUDE_DEVIATION = 1.0, 1.0
 NOISE_MEDIAN, NOISE_DEVIATION = np.exp(-5.0), 2.0
 MEAN_VARIANCE = 1.0
 JITTER = 1e-6  # of the amplitude, added to the noise: keeps the covariance of near points positive definite
-ENOUGH = 256  # observations to begin the search for the maximum from
 CHUNK = 1_000_000  # elements of the covariances that are held at a time
 
 
@@ -139,22 +138,12 @@ class Density:
         gradient += (self.prior.mean - theta) / self.prior.deviation**2
         return float(value + self.prior.log_density(theta)), gradient
 
-    def thinned(self) -> Density:
-        """The density given at most `ENOUGH` of the observations, evenly chosen."""
-        places = np.linspace(0, len(self.outputs) - 1, min(len(self.outputs), ENOUGH)).astype(np.intp)
-        return Density(self.u[places], self.groups, self.outputs[places], self.noiseless)
-
     def information(self, theta: Array) -> Array:
         """Fisher information of the likelihood plus the prior's precision: positive definite, shape (P, P).
 
-        F_ij = 1/2 tr(K^-1 dK/dtheta_i K^-1 dK/dtheta_j): the expected curvature of the negative log density. Of many
-        observations it is that of `ENOUGH`, scaled to their number, which is near enough to start sampling from.
+        F_ij = 1/2 tr(K^-1 dK/dtheta_i K^-1 dK/dtheta_j): the expected curvature of the negative log density. Raises
+        LinAlgError where K is not positive definite.
         """
-        part = self.thinned() if len(self.outputs) > ENOUGH else self
-        scale = len(self.outputs) / len(part.outputs)
-        return np.asarray(scale * part._likelihood_information(theta) + np.diag(self.prior.deviation**-2.0))
-
-    def _likelihood_information(self, theta: Array) -> Array:
         solution, identity = self._solve(theta), np.eye(len(self.outputs))
         products = np.empty((len(theta), len(identity), len(identity)))
         for place, (scale, squared) in enumerate(zip(solution.scales, self._squared, strict=True)):
@@ -163,7 +152,7 @@ class Density:
             products[place] = solution.inverse @ (dense + diagonal * identity)
         left = products.reshape(len(products), -1)
         right = np.swapaxes(products, 1, 2).reshape(len(products), -1)
-        return np.asarray(0.5 * left @ right.T)
+        return np.asarray(0.5 * left @ right.T + np.diag(self.prior.deviation**-2.0))
 
     @cached_property
     def _flat_squared(self) -> Array:

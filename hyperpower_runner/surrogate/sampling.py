@@ -46,8 +46,8 @@ class Diagnostics:
     """How far samples can be trusted.
 
     acceptance: the fraction of proposed moves that were accepted.
-    autocorrelation_steps: emcee's integrated autocorrelation time, the mean over the hyper-parameters; a lower bound
-        where the chain is shorter than some fifty times it.
+    autocorrelation_steps: emcee's integrated autocorrelation time of the log density; a lower bound where the chain is
+        shorter than some fifty times it.
     drift: by how many standard errors the walkers' mean log density moved in the last round.
     """
 
@@ -141,19 +141,19 @@ def _finite(density: LogDensity) -> Callable[[Array], Array]:
 
 
 def _diagnose(sampler: emcee.EnsembleSampler, steps: int) -> Diagnostics:
-    log_densities, chain = np.asarray(sampler.get_log_prob())[-steps:], sampler.get_chain()
-    half = len(log_densities) // 2
-    first, last = log_densities[:half].mean(axis=0), log_densities[half:].mean(axis=0)
+    chain = np.asarray(sampler.get_log_prob())
+    half = len(chain) - steps // 2
+    first, last = chain[len(chain) - steps : half].mean(axis=0), chain[half:].mean(axis=0)
     # Each walker against itself: the walkers are nearly independent, the steps of one are not.
     differences = last - first
     error = np.std(differences, ddof=1) / len(differences) ** 0.5
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        time = emcee.autocorr.integrated_time(chain, tol=0, quiet=True)
+        time = float(emcee.autocorr.integrated_time(chain[:, :, np.newaxis], tol=0, quiet=True)[0])
     return Diagnostics(
         walkers=chain.shape[1],
         steps=len(chain),
         acceptance=float(np.mean(sampler.acceptance_fraction)),
-        autocorrelation_steps=float(np.mean(np.nan_to_num(time, nan=float(len(chain))))),
+        autocorrelation_steps=time if np.isfinite(time) else float(len(chain)),
         drift=float(np.mean(differences) / error) if error > 0 else 0.0,
     )
