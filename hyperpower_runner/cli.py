@@ -85,15 +85,21 @@ def validate(directory: Directory, as_json: Json = False) -> None:
     _check_feasible(experiment, config)
     space = config.space
     points = None if space.cardinality is None or space.cardinality > MOST_POINTS else space.cardinality
+    predicted = sorted(set(config.constraints) & set(experiment.read_models(config).models))
     content = {
         "valid": True,
         "dimensions": space.dimensions,
         "points": points,
         "method": config.method,
         "constraints": dict(config.constraints),
+        "predicted": predicted,
     }
     size = "countless" if points is None else f"{points:,}"
-    _print(content, as_json, f"{experiment.config_file} is valid: {space.dimensions} dimensions, {size} points.")
+    lines = [f"{experiment.config_file} is valid: {space.dimensions} dimensions, {size} points."]
+    for metric, bound in config.constraints.items():
+        how = "is predicted before a job runs" if metric in predicted else "has no model: jobs must report it"
+        lines.append(f"  {metric} <= {bound:g} {how}")
+    _print(content, as_json, "\n".join(lines))
 
 
 @app.command(epilog="Example: hyperpower-runner run experiments/quickstart --evaluations 20 --max-concurrent 2")

@@ -130,12 +130,13 @@ class Bayesian(ABC):
         """Feasible points to begin from, shape (count, D): spread over the space, and around the best observations."""
         cardinality = self.space.cardinality
         if cardinality is not None and cardinality <= LISTED:
-            everything = np.concatenate([values[feasible(values)] for values in self.space.enumerate()])
-            chosen = rng.permutation(len(everything))[: POOL + NEAR]
-            spread, rejection = everything[np.sort(chosen)], Rejection()
+            chunks = iter(self.space.enumerate())
+            everything, rejection = self.candidates.draw(lambda _: next(chunks), cardinality, cardinality)
+            spread = everything[feasible(everything)]
+            spread = spread[np.sort(rng.permutation(len(spread))[: POOL + NEAR])]
         else:
             spread, rejection = self.candidates.draw(self._propose(rng), POOL, MOST_DRAWN)
-            spread = spread[~repeated(spread, row_keys(observations.values))]
+            spread = spread[feasible(spread)]
         best = np.argsort(np.where(observations.observed, observations.objective, np.inf), kind="stable")[:BEST]
         around = np.concatenate([observations.values[best], spread[:1]])
         near = np.concatenate([

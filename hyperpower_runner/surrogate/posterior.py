@@ -66,6 +66,7 @@ class Posterior:
         amplitudes, noises = variances(thetas, dimensions)
         inverse_factors = np.empty((len(thetas), len(everything), len(everything)))
         whitened = np.empty((len(thetas), len(everything)))
+        all_outputs = np.broadcast_to(np.append(outputs, np.zeros(len(everything) - n)), whitened.shape).copy()
         for place, (scaled, amplitude, noise) in enumerate(zip(points, amplitudes, noises, strict=True)):
             covariance = amplitude * matern52(squared_distances(scaled, scaled)) + MEAN_VARIANCE
             covariance[np.diag_indices_from(covariance)] = amplitude + noise + MEAN_VARIANCE
@@ -75,9 +76,8 @@ class Posterior:
             if normals is not None:
                 # A draw from the joint distribution goes on where the observations' whitened values end.
                 whitened[place, n:] = normals[place]
+                all_outputs[place, n:] = factor[n:] @ whitened[place]
         alpha = np.einsum("sij,si->sj", inverse_factors, whitened)
-        drawn = np.einsum("sij,sj->si", np.linalg.inv(inverse_factors), whitened) if len(everything) > n else None
-        all_outputs = np.broadcast_to(outputs, (len(thetas), n)) if drawn is None else drawn
         # (K + noise) alpha = y, so K alpha, the mean, is what is left of y without the noise's share.
         at_points = all_outputs - noises[:, np.newaxis] * alpha
         return cls(scales, amplitudes, points, inverse_factors, alpha, at_points)
