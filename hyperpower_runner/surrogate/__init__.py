@@ -19,7 +19,7 @@ from hyperpower_runner.surrogate.hyperparameters import Density
 from hyperpower_runner.surrogate.posterior import Posterior
 from hyperpower_runner.surrogate.sampling import Diagnostics, sample
 
-MOST_SAMPLED = 400  # observations that teach the hyper-parameters; predictions use all, at a far smaller cost
+MOST_SAMPLED = 250  # observations that teach the hyper-parameters; predictions use all, at a far smaller cost
 SAMPLES = 16  # that predictions are averaged over, of the walkers' last positions
 
 
