@@ -102,7 +102,7 @@ class ProbabilityBelow:
         deviation = np.sqrt(prediction.variance)
         z = (self.bound - prediction.mean) / deviation
         logs = log_ndtr(z)
-        slope = np.exp(-0.5 * z**2 - LOG_SQRT_2PI - logs)
+        slope = np.sqrt(2.0 / np.pi) / erfcx(-z / np.sqrt(2.0))  # phi / Phi
         by_mean, by_variance = -slope / deviation, -slope * z / (2.0 * prediction.variance)
         gradient = by_mean[..., np.newaxis] * gradient_mean + by_variance[..., np.newaxis] * gradient_variance
         return _averaged(logs, gradient)

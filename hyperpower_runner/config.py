@@ -163,7 +163,7 @@ def _end(where: str, key: str, file: VariableFile) -> float:
         raise ConfigError(f"{where}.{key} is {value!r}, but an INT needs an integer of at most {LARGEST_INT} in size")
     if abs(value) > LARGEST_FLOAT:
         raise ConfigError(f"{where}.{key} is {value!r}, but must be at most {LARGEST_FLOAT:g} in size")
-    return value
+    return value + 0.0  # never -0.0
 
 
 def _command(file: ConfigFile, runnable: bool) -> tuple[str, ...]:

@@ -181,8 +181,7 @@ class Search:
         for constraint, held in zip(space.constraints, space.holds(values)[:, 0], strict=True):
             if not held:
                 raise ParamsError(f'the known constraint "{constraint.text}" does not hold at {_shown(params)}')
-        predictions = {metric: float(column[0]) for metric, column in self.models.predict(values).items()}
-        found = space.to_params(values[0])
+        found, predictions = space.to_params(values[0]), self.models.predict_point(values[0])
         return Job(job_id, found, self._seed(job_id), metric=self.config.optimize, predictions=predictions)
 
     def _result(self, job: Job, status: str, told: Mapping[str, Any]) -> Result:

@@ -24,7 +24,7 @@ ROWS = [
     {"surrogate.posterior"},
     {"surrogate", "acquisition"},
     {"maximisation", "methods.candidates", "methods.observations"},
-    {"methods.rand"},
+    {"methods.rand", "methods.fits"},
     {"methods.rand_walk", "methods.bayesian"},
     {"methods.hw_cwei", "methods.hw_ieci"},
     {"methods.recommendation"},

@@ -61,6 +61,10 @@ class HardwareModels:
         """Predict n points, values of shape (n, D): an array of shape (n,) for each metric."""
         return {metric: model.predict(self.space, values) for metric, model in self.models.items()}
 
+    def predict_point(self, values: Array) -> dict[str, float]:
+        """Predict one point, values of shape (D,): a number for each metric."""
+        return {metric: float(column[0]) for metric, column in self.predict(values[np.newaxis]).items()}
+
     def within(self, predictions: Mapping[str, Array], constraints: Mapping[str, float]) -> NDArray[np.bool_] | bool:
         """The indicators I[P(z) <= PB] I[M(z) <= MB] of Eq. 3, multiplied over the constrained metrics with a model."""
         met: NDArray[np.bool_] | bool = True

@@ -11,19 +11,21 @@ measured.
 from __future__ import annotations
 
 from hyperpower_runner.acquisition import Term
-from hyperpower_runner.methods.bayesian import Bayesian, Fits
-from hyperpower_runner.methods.observations import Observations
+from hyperpower_runner.methods.bayesian import Bayesian
+from hyperpower_runner.methods.fits import Fits
 
 
 class HwCwei(Bayesian):
     @property
-    def learned(self) -> dict[str, float]:
-        if self.config.hardware_aware:
-            return {metric: bound for metric, bound in self.bounds.items() if metric not in self.models.models}
-        return {m: bound for m, bound in self.config.constraints.items() if m != self.config.optimize}
+    def bounds(self) -> dict[str, float]:
+        limits = self.config.constraints
+        return {metric: bound for metric, bound in limits.items() if metric != self.config.optimize}
 
-    def constraint_factors(self, observations: Observations, fits: Fits) -> list[Term]:
-        predictions = self.models.predict(observations.values)
-        limits = self.candidates.limits
-        # The models are functions: the latent values are known without noise.
-        return [fits.below(f"predicted {m}", predictions[m], bound, noiseless=True) for m, bound in limits.items()]
+    @property
+    def modelled(self) -> dict[str, float]:
+        known = self.models.models if self.config.hardware_aware else {}
+        return {metric: bound for metric, bound in self.bounds.items() if metric in known}
+
+    def model_factors(self, fits: Fits) -> list[Term]:
+        predictions = self.models.predict(fits.observations.values)
+        return [fits.predicted_below(metric, predictions[metric], bound) for metric, bound in self.modelled.items()]

@@ -2,7 +2,8 @@
 
 a(x) = EI(x) I[P(z) <= PB] I[M(z) <= MB]  (Eq. 3). The indicators, and those of the known constraints, are exact: only
 acceptable points are scored at all, and one that is not would score log 0. A constrained metric without a hardware
-model is learned from what jobs measured, and enters as the probability that its bound holds.
+model, or whose model a measurement has proved wrong, is learned from what jobs measured, and enters as the probability
+that its bound holds.
 
 The constraint-unaware counterpart is expected improvement alone.
 """
@@ -14,5 +15,10 @@ from hyperpower_runner.methods.bayesian import Bayesian
 
 class HwIeci(Bayesian):
     @property
-    def learned(self) -> dict[str, float]:
-        return {metric: bound for metric, bound in self.bounds.items() if metric not in self.models.models}
+    def bounds(self) -> dict[str, float]:
+        limits = self.config.hardware_limits
+        return {metric: bound for metric, bound in limits.items() if metric != self.config.optimize}
+
+    @property
+    def modelled(self) -> dict[str, float]:
+        return {metric: bound for metric, bound in self.bounds.items() if metric in self.models.models}

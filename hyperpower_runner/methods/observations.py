@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperpower_runner.config import LARGEST_FLOAT
 from hyperpower_runner.space import Array, Space
 from hyperpower_runner.trial import History, Status, Trial
 
@@ -31,14 +32,13 @@ class Observations:
     def of(cls, history: History, space: Space) -> Observations:
         trials = tuple(t for t in history if t.result is None or t.result.status is not Status.CANCELLED)
         values = np.array([space.from_params(trial.job.params) for trial in trials])
-        objective = np.array([math.nan if trial.objective is None else trial.objective for trial in trials])
+        objective = np.array([_usable(trial.objective) for trial in trials])
         return cls(
             trials,
             values.reshape(len(trials), space.dimensions),
             objective,
             np.array([trial.result is None for trial in trials], dtype=bool),
-            # Nothing is known of a lost one: its machine vanished.
-            np.array([_diverged(trial) for trial in trials], dtype=bool),
+            np.array([_told(trial) for trial in trials], dtype=bool) & np.isnan(objective),
         )
 
     @property
@@ -48,13 +48,22 @@ class Observations:
 
     def measured(self, metric: str) -> Array:
         """A metric as jobs measured it, NaN where none did: shape (n,)."""
-        found = (trial.metrics.get(metric) for trial in self.trials)
-        return np.array([value if value is not None and math.isfinite(value) else math.nan for value in found])
+        return np.array([_usable(trial.metrics.get(metric)) for trial in self.trials])
 
     def feasible(self, bounds: Mapping[str, float]) -> NDArray[np.bool_]:
         """Where each bounded metric is known, measured or else predicted, and at most its bound: shape (n,)."""
         return np.array([trial.is_feasible(bounds) for trial in self.trials], dtype=bool)
 
+    def exceeded(self, metric: str, bound: float) -> NDArray[np.bool_]:
+        """Where a metric was measured above its bound: shape (n,)."""
+        return np.asarray(self.measured(metric) > bound)
 
-def _diverged(trial: Trial) -> bool:
-    return trial.result is not None and trial.objective is None and trial.result.status is not Status.LOST
+
+def _usable(value: float | None) -> float:
+    """A metric's value that arithmetic can be done with, else NaN: sums of larger ones overflow."""
+    return value if value is not None and abs(value) <= LARGEST_FLOAT else math.nan
+
+
+def _told(trial: Trial) -> bool:
+    """Whether a trial's end says anything of its params: a lost one's machine vanished."""
+    return trial.result is not None and trial.result.status is not Status.LOST

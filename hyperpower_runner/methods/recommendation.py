@@ -6,17 +6,18 @@ point that was tried, or one that was not.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
-from threadpoolctl import threadpool_limits
 
 from hyperpower_runner.acquisition import LowMean, Product
 from hyperpower_runner.config import ExperimentConfig
 from hyperpower_runner.hardware.models import HardwareModels
 from hyperpower_runner.maximisation import Maximisation
-from hyperpower_runner.methods.bayesian import Fits
-from hyperpower_runner.methods.candidates import Candidates
+from hyperpower_runner.methods.bayesian import repeated, row_keys
+from hyperpower_runner.methods.fits import Fits, one_thread
 from hyperpower_runner.methods.hw_ieci import HwIeci
 from hyperpower_runner.methods.observations import Observations
 from hyperpower_runner.space import Array
@@ -38,20 +39,23 @@ def recommend(
     observations = Observations.of(history, config.space)
     if observations.observed.sum() < FEWEST:
         return None
-    method = HwIeci(config, models)
-    candidates = Candidates(config.space, models, config.constraints)
-    learned = {metric: bound for metric, bound in config.constraints.items() if metric not in candidates.limits}
-    learned.pop(config.optimize, None)
-    with threadpool_limits(1, "blas"):
-        fits = Fits(observations, method.embedding, rng)
-        outputs, posterior = fits.objective(config)
-        risks = Product(method.risks(fits, learned))
+    method = HwIeci(replace(config, hardware_aware=True), models)
+    # What was measured at a point counts more than what is predicted, or learned, of it.
+    exceeded = [observations.exceeded(metric, bound) for metric, bound in method.bounds.items()]
+    violating = np.any([*exceeded, np.zeros(len(observations.trials), dtype=bool)], axis=0)
+    broken = row_keys(observations.values[violating])
+    met = row_keys(observations.values[observations.observed & observations.feasible(method.bounds) & ~violating])
+    with one_thread():
+        fits = Fits(observations, method.embedding, config, rng)
+        outputs, posterior = fits.objective()
+        risks = Product(fits.risks(method.learned(observations)))
 
         def feasible(values: Array) -> NDArray[np.bool_]:
-            result = candidates.acceptable(values)
-            if risks.terms and result.any():
-                result[result] = risks(method.embedding(values[result])) >= len(risks.terms) * np.log(0.5)
-            return result
+            acceptable = method.candidates.acceptable(values)
+            likely = acceptable.copy()
+            if risks.terms and likely.any():
+                likely[likely] = risks(method.embedding(values[likely])) >= len(risks.terms) * np.log(0.5)
+            return np.asarray((likely | (acceptable & repeated(values, met))) & ~repeated(values, broken))
 
         pool, _ = method.pool(observations, feasible, rng)
         pool = np.concatenate([pool, observations.values])
@@ -62,7 +66,7 @@ def recommend(
         low, expected, high = outputs.inverse(quantiles(posterior, method.embedding(best[np.newaxis])))
     params = config.space.to_params(best)
     tried = (trial.job_id for trial in observations.trials if trial.job.params == params)
-    predictions = {metric: float(column[0]) for metric, column in models.predict(best[np.newaxis]).items()}
+    predictions = models.predict_point(best)
     return Recommendation(params, float(expected), float(low), float(high), predictions, next(tried, None))
 
 

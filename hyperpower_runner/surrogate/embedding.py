@@ -75,7 +75,7 @@ class Embedding:
                 low, high = _scaled(variable, np.array([variable.low, variable.high]))
                 scaled = low + u[:, first] * (high - low)
                 natural = np.exp(scaled) if variable.scale == "log" else scaled
-                result[:, i] = np.clip(np.rint(natural), variable.low, variable.high)
+                result[:, i] = np.clip(np.rint(natural), variable.low, variable.high) + 0.0  # never -0.0
         return result
 
 

@@ -156,7 +156,7 @@ class Density:
 
     @cached_property
     def _flat_squared(self) -> Array:
-        return self._squared.reshape(self.dimensions, -1)
+        return self._squared.reshape(self.dimensions, len(self.outputs) ** 2)
 
     def _solve(self, theta: Array) -> _Solution:
         n, scales = len(self.outputs), np.exp(-2.0 * theta[: self.dimensions])

@@ -7,43 +7,49 @@ a value is says little about where good ones are, and a few of 10^6 would leave 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
 
 from hyperpower_runner.space import Array
 
-LINEAR_UP_TO = float(os.environ.get("OUT", 2.0))  # widths above the median
+LINEAR_UP_TO = 2.0  # widths above the median
+SMALLEST = 1e-290  # a width that the largest value may be divided by
+ROUNDING = 1e-12  # relative differences below this one are no differences
 
 
 @dataclass(frozen=True)
 class Outputs:
     """A strictly increasing map of a metric's values to standardised outputs.
 
-    median, width: of the metric; centre, deviation: of the transformed values.
+    median, width: of the metric; linear_up_to: in widths above the median; centre, deviation: of the outputs.
     """
 
     median: float
     width: float
+    linear_up_to: float = LINEAR_UP_TO
     centre: float = 0.0
     deviation: float = 1.0
 
     @classmethod
-    def of(cls, values: Array) -> Outputs:
-        """For values, shape (n,), n at least 1."""
-        median = float(np.median(values))
-        # Where most values equal the best one, the mean distance; where all do, anything serves.
-        width = median - float(np.min(values)) or float(np.mean(np.abs(values - median))) or abs(median) or 1.0
-        raw = cls(median, width).transform(values)
-        return cls(median, width, float(np.mean(raw)), float(np.std(raw)) or 1.0)
+    def of(cls, values: Array, linear_up_to: float = LINEAR_UP_TO) -> Outputs:
+        """For values, shape (n,), n at least 1; with `linear_up_to` infinite, nothing enters by its logarithm."""
+        median, lowest = float(np.median(values)), float(np.min(values))
+        size, largest = max(abs(median), abs(lowest)), float(np.max(np.abs(values)))
+        # Where most values equal the best one, the mean distance; where all do, up to rounding, anything serves.
+        widths = (median - lowest, float(np.mean(np.abs(values - median))), size)
+        width = next((width for width in widths if width > ROUNDING * size), 1.0)
+        width = max(width, SMALLEST * max(largest, 1e-10))
+        raw = cls(median, width, linear_up_to).transform(values)
+        deviation = float(np.std(raw))
+        return cls(median, width, linear_up_to, float(np.mean(raw)), deviation if deviation > ROUNDING else 1.0)
 
     def transform(self, values: Array) -> Array:
         scaled = (values - self.median) / self.width
-        excess = np.maximum(scaled - LINEAR_UP_TO, 0.0)
-        return np.asarray((np.minimum(scaled, LINEAR_UP_TO) + np.log1p(excess) - self.centre) / self.deviation)
+        excess = np.maximum(scaled - self.linear_up_to, 0.0)
+        return np.asarray((np.minimum(scaled, self.linear_up_to) + np.log1p(excess) - self.centre) / self.deviation)
 
     def inverse(self, outputs: Array) -> Array:
         raw = outputs * self.deviation + self.centre
-        excess = np.expm1(np.maximum(raw - LINEAR_UP_TO, 0.0))
-        return np.asarray((np.minimum(raw, LINEAR_UP_TO) + excess) * self.width + self.median)
+        excess = np.expm1(np.maximum(raw - self.linear_up_to, 0.0))
+        return np.asarray((np.minimum(raw, self.linear_up_to) + excess) * self.width + self.median)

@@ -134,7 +134,8 @@ def _finite(density: LogDensity) -> Callable[[Array], Array]:
     def log_density(thetas: Array) -> Array:
         inside = np.all((thetas >= low) & (thetas <= high), axis=1)
         result = np.full(len(thetas), -np.inf)
-        result[inside] = density(thetas[inside])
+        if inside.any():
+            result[inside] = density(thetas[inside])
         return result
 
     return log_density

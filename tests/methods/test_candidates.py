@@ -245,5 +245,108 @@ def test_a_single_point_is_a_space() -> None:
     assert first(make_candidates(space), 0).params == {"f": 0.5, "k": "x"}
 
 
+# --- many at once
+
+
+def drawn(
+    candidates: Candidates, seed: int, wanted: int, most: int = 1_000_000
+) -> tuple[list[dict[str, Any]], Rejection, int]:
+    """What `draw` finds, what it discards, and how many candidates it asked for."""
+    rng, sizes = np.random.default_rng(seed), [0]
+
+    def propose(count: int) -> Array:
+        sizes.append(count)
+        return candidates.space.sample(rng, count)
+
+    values, rejection = candidates.draw(propose, wanted, most)
+    assert values.shape == (len(values), candidates.space.dimensions)
+    return [candidates.space.to_params(row) for row in values], rejection, sum(sizes)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("limits", [None, {"power_w": 9.0, "memory_bytes": 250.0}, {"error": 0.1}])
+def test_the_first_acceptable_candidates_are_drawn(seed: int, limits: dict[str, float] | None) -> None:
+    space = make_space("a <= 3 * b", "a != 2")
+    found, _, _ = drawn(make_candidates(space, limits), seed, 50)
+    rng = np.random.default_rng(seed)
+    points = [space.to_params(row) for _ in range(40) for row in space.sample(rng, 50)]
+    hard = {} if limits is None else {name: bound for name, bound in limits.items() if name in POWER}
+    expected = [
+        point
+        for point in points
+        if point["a"] <= 3 * point["b"]
+        and point["a"] != 2
+        and 2.0 * point["a"] + point["b"] <= hard.get("power_w", np.inf)
+        and 100.0 * point["b"] + 50 <= hard.get("memory_bytes", np.inf)
+    ]
+    assert len(found) == 50
+    # A space's columns are drawn together, so that a stream depends on the sizes of its chunks: the first is of 50.
+    first_chunk = [point for point in points[:50] if point in expected]
+    assert found[: len(first_chunk)] == first_chunk
+    assert all(point in expected for point in found)
+
+
+def test_as_many_as_wanted_are_drawn_and_what_was_discarded_is_counted() -> None:
+    candidates = make_candidates(make_space(), {"power_w": 15.0})
+    found, rejection, proposed = drawn(candidates, 3, 700)
+    assert len(found) == 700
+    assert max(2 * point["a"] + point["b"] for point in found) == 15
+    accepted = len([1 for a, b in itertools.product(range(1, 11), repeat=2) if 2 * a + b <= 15]) / 100
+    assert rejection.discarded == pytest.approx(proposed * (1 - accepted), rel=0.1)
+    assert len(rejection.first) == MOST_KEPT
+    for one in rejection.first:
+        a, b = one["params"]["a"], one["params"]["b"]
+        assert one["predictions"] == {"power_w": 2.0 * a + b, "memory_bytes": 100.0 * b + 50.0}
+        assert 2 * a + b > 15
+
+
+def test_what_a_known_constraint_excludes_is_not_counted_as_discarded() -> None:
+    found, rejection, _ = drawn(make_candidates(make_space("a > b"), {"power_w": 99.0}), 0, 100)
+    assert all(point["a"] > point["b"] for point in found)
+    assert rejection == Rejection()
+
+
+def test_drawing_ends_where_the_most_are_drawn() -> None:
+    found, rejection, proposed = drawn(make_candidates(make_space("a == 1", "b == 1")), 0, 1000, most=4321)
+    assert 0 < len(found) < 200
+    assert proposed == 4321
+    assert rejection == Rejection()
+
+
+def test_where_nothing_is_acceptable_nothing_is_drawn() -> None:
+    found, rejection, proposed = drawn(make_candidates(make_space(), {"power_w": 2.5}), 0, 10, most=5000)
+    assert found == []
+    assert (rejection.discarded, len(rejection.first), proposed) == (5000, MOST_KEPT, 5000)
+    found, rejection, _ = drawn(make_candidates(make_space("a > 10"), {"power_w": 2.5}), 0, 10, most=5000)
+    assert (found, rejection) == ([], Rejection())
+
+
+@pytest.mark.parametrize("limits", [None, {"power_w": 15.0}, {"power_w": 15.0, "memory_bytes": 650.0, "error": 0.0}])
+def test_acceptable_is_what_meets_every_constraint_and_every_predicted_budget(limits: dict[str, float] | None) -> None:
+    candidates = make_candidates(make_space("a * b <= 30", "a != 4"), limits)
+    everything = np.array([*itertools.product(range(1, 11), repeat=2)], dtype=float)
+    expected = [
+        a * b <= 30 and a != 4
+        and (limits is None or 2 * a + b <= 15)
+        and (limits is None or "memory_bytes" not in limits or 100 * b + 50 <= 650)
+        for a, b in itertools.product(range(1, 11), repeat=2)
+    ]  # fmt: skip
+    found = candidates.acceptable(everything)
+    assert found.dtype == np.bool_
+    assert found.tolist() == expected
+    assert candidates.acceptable(everything[:0]).shape == (0,)
+    assert candidates.acceptable(everything[expected.index(True)][np.newaxis]).tolist() == [True]
+
+
+def test_asking_what_is_acceptable_changes_nothing() -> None:
+    candidates = make_candidates(make_space("a <= b"), {"power_w": 12.0})
+    before = first(candidates, 5)
+    values = np.array([[1.0, 2.0], [9.0, 2.0]])
+    kept = values.copy()
+    assert candidates.acceptable(values).tolist() == [True, False]
+    assert (values == kept).all()
+    assert first(candidates, 5) == before
+
+
 def test_the_chunks_of_this_test_are_those_of_the_module() -> None:
     assert (FIRST_CHUNK, module.LARGEST_CHUNK >= FIRST_CHUNK * 4**3) == (32, True)
