@@ -38,17 +38,22 @@ class Term(Protocol):
 
 
 def log_improvement(z: Array) -> Array:
-    """log(phi(z) + z Phi(z)): the log EI of a standard normal variable below the threshold z, exact in the far tail."""
+    """log h(z), h(z) = phi(z) + z Phi(z): the log EI of a standard normal variable below z, exact in the far tail."""
+    return improvement(z)[0]
+
+
+def improvement(z: Array) -> tuple[Array, Array, Array]:
+    """log h(z) as in `log_improvement`, and Phi(z) / h(z) and phi(z) / h(z), of which its gradients are made."""
     z = np.asarray(z, dtype=np.float64)
     above, below = np.maximum(z, -1.0), np.minimum(z, -1.0)
-    near = np.log(np.exp(-0.5 * above**2 - LOG_SQRT_2PI) + above * ndtr(above))
-    # phi(z) (1 - |z| Phi(z) / phi(z)); the difference loses its digits beyond 100, where its series has them all.
-    square = below**-2.0
-    difference = 1.0 + below * np.sqrt(0.5 * np.pi) * erfcx(-below / np.sqrt(2.0))
+    density = np.exp(-0.5 * above**2 - LOG_SQRT_2PI)
+    near = density + above * ndtr(above)
+    # h = phi (1 - |z| m), m = Phi / phi; the difference loses its digits beyond 100, where its series has them all.
+    square, mills = below**-2.0, np.sqrt(0.5 * np.pi) * erfcx(-below / np.sqrt(2.0))
     series = square * (1.0 - square * (3.0 - square * (15.0 - 105.0 * square)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        far = -0.5 * below**2 - LOG_SQRT_2PI + np.log(np.where(below < -100.0, series, difference))
-    return np.asarray(np.where(z > -1.0, near, far))
+    far = np.where(below < -100.0, series, 1.0 + below * mills)
+    logs = np.where(z > -1.0, np.log(near), np.log(far) - 0.5 * below**2 - LOG_SQRT_2PI)
+    return logs, np.where(z > -1.0, ndtr(above) / near, mills / far), np.where(z > -1.0, density / near, 1.0 / far)
 
 
 def log_expected_improvement(mean: Array, variance: Array, threshold: Array) -> Array:
@@ -72,10 +77,9 @@ class ExpectedImprovement:
         prediction, gradient_mean, gradient_variance = self.posterior.predict_with_gradient(u)
         deviation = np.sqrt(prediction.variance)
         z = (self.thresholds[:, np.newaxis] - prediction.mean) / deviation
-        logs = log_improvement(z)
-        # d EI / d mean = -Phi(z) and d EI / d deviation = phi(z), divided by EI = deviation * exp(logs).
-        by_mean = -np.exp(log_ndtr(z) - logs) / deviation
-        by_variance = np.exp(-0.5 * z**2 - LOG_SQRT_2PI - logs) / (2.0 * prediction.variance)
+        # d EI / d mean = -Phi(z) and d EI / d deviation = phi(z), divided by EI = deviation * h(z).
+        logs, below, density = improvement(z)
+        by_mean, by_variance = -below / deviation, density / (2.0 * prediction.variance)
         gradient = by_mean[..., np.newaxis] * gradient_mean + by_variance[..., np.newaxis] * gradient_variance
         return _averaged(logs + np.log(deviation), gradient)
 

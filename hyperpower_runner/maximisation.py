@@ -18,8 +18,9 @@ from hyperpower_runner.acquisition import Term
 from hyperpower_runner.space import Array, Space, reflect
 from hyperpower_runner.surrogate.embedding import Embedding
 
-SHORTLIST = 64  # of the pool, by a rough score
+SHORTLIST = 256  # of the pool, by a rough score
 STARTS = 4  # of those
+APART = 0.15  # that starts shall be, in coordinates, times sqrt(D): they should not share one hill
 NEIGHBOURS = 24  # of each start, in each round
 ROUNDS = 6
 LARGEST_STEP, SMALLEST_STEP = 0.2, 0.005  # of the first and the last round, in the unit cube
@@ -51,14 +52,24 @@ class Maximisation:
         rough = self.term.rough()(self.embedding(pool))
         pool = pool[np.argsort(-rough, kind="stable")[:SHORTLIST]]
         scores = self.term(self.embedding(pool))
-        order = np.argsort(-scores, kind="stable")[:STARTS]
-        points, scores = np.array(pool[order], order="F"), scores[order]
+        chosen = self._starts(self.embedding(pool), scores)
+        points, scores = np.array(pool[chosen], order="F"), scores[chosen]
         points, scores = self._follow_gradient(points, scores)
         for step in np.geomspace(LARGEST_STEP, SMALLEST_STEP, ROUNDS):
             near = mutated(self.embedding.space, np.repeat(points, NEIGHBOURS, axis=0), step, rng)
             points, scores = self._improved(points, scores, near)
         points, scores = self._follow_gradient(points, scores)
         return points[np.argmax(scores)], float(np.max(scores))
+
+    def _starts(self, u: Array, scores: Array) -> list[int]:
+        """The places of the best points, shape (n, C), that lie apart; of the best ones where too few do."""
+        order = np.argsort(-scores, kind="stable").tolist()
+        chosen: list[int] = order[:1]
+        for place in order[1:]:
+            distances = np.linalg.norm(u[chosen] - u[place], axis=1)
+            if len(chosen) < STARTS and distances.min() >= APART * self.embedding.dimensions**0.5:
+                chosen.append(place)
+        return [*chosen, *(place for place in order if place not in chosen)][:STARTS]
 
     def _follow_gradient(self, points: Array, scores: Array) -> tuple[Array, Array]:
         """Move FLOAT and INT uphill, all points at once, and then back as far as feasibility demands."""

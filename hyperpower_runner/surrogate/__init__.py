@@ -50,4 +50,4 @@ def fit(
 
 def steps_for(observations: int) -> int:
     """How many steps the ensemble takes in a round: as many as cost little."""
-    return 20 if observations <= 50 else 10
+    return 40 if observations <= 60 else 20 if observations <= 120 else 10

@@ -61,11 +61,11 @@ class Embedding:
                 u[:, first] = self._ranks[i][column.astype(np.intp)]
             else:
                 low, high = _scaled(variable, np.array([variable.low, variable.high]))
-                u[:, first] = np.clip((_scaled(variable, column) - low) / (high - low), 0.0, 1.0)
+                u[:, first] = np.clip((_scaled(variable, column) - low) / ((high - low) or 1.0), 0.0, 1.0)
         return u
 
     def moved(self, values: Array, u: Array) -> Array:
-        """Values whose FLOAT and INT lie nearest to u, shape (n, C), and whose ENUM are those of `values`."""
+        """Values whose FLOAT and INT lie at u, shape (n, C), after rounding, and whose ENUM are those of `values`."""
         result = np.array(values, copy=True, order="F")
         for i, first in self.movable:
             variable = self.space.by_dimension[i]

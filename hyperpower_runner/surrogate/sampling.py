@@ -22,6 +22,7 @@ MAP_ITERATIONS = 60
 MAP_TOLERANCE = 1e-5  # of the log density, relative: sampling goes on from there
 ROUNDS = 4  # of `steps` each, at most, until the ensemble stands still
 ACCEPTANCE = (0.1, 0.9)  # between these, an ensemble moves as it should (Foreman-Mackey et al. 2013, section 4)
+DEPTH = (0.1, 3.0)  # seen in fits of 1 to 100 outputs in 1 to 13 dimensions: 0.5 to 2.8
 DRIFT = 3.0  # standard errors that the mean log density of the walkers may move in one round
 
 
@@ -49,6 +50,8 @@ class Diagnostics:
     autocorrelation_steps: emcee's integrated autocorrelation time of the log density; a lower bound where the chain is
         shorter than some fifty times it.
     drift: by how many standard errors the walkers' mean log density moved in the last round.
+    depth: by how much it lies below the maximum, over the P / 2 of a normal density; far from 1, the walkers
+        were not where the density is, whether they move or not.
     """
 
     walkers: int
@@ -56,10 +59,12 @@ class Diagnostics:
     acceptance: float
     autocorrelation_steps: float
     drift: float
+    depth: float
 
     @property
     def converged(self) -> bool:
-        return ACCEPTANCE[0] <= self.acceptance <= ACCEPTANCE[1] and abs(self.drift) <= DRIFT
+        moving = ACCEPTANCE[0] <= self.acceptance <= ACCEPTANCE[1]
+        return moving and abs(self.drift) <= DRIFT and DEPTH[0] <= self.depth <= DEPTH[1]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -69,6 +74,7 @@ class Diagnostics:
             "acceptance": round(self.acceptance, 3),
             "autocorrelation_steps": round(self.autocorrelation_steps, 2),
             "drift": round(self.drift, 2),
+            "depth": round(self.depth, 2),
         }
 
 
@@ -117,10 +123,10 @@ def sample(density: LogDensity, start: Array, steps: int, rng: np.random.Generat
     # emcee draws from numpy's older generator, which must be handed over as a state.
     generator = np.random.RandomState(np.random.MT19937(int(rng.integers(2**63))))
     state = emcee.State(positions, random_state=generator.get_state())
-    diagnostics = None
+    diagnostics, highest = None, density.with_gradient(maximum)[0]
     for _ in range(ROUNDS):
         state = sampler.run_mcmc(state, steps, skip_initial_state_check=True)
-        diagnostics = _diagnose(sampler, steps)
+        diagnostics = _diagnose(sampler, steps, highest)
         if diagnostics.converged:
             break
     assert diagnostics is not None
@@ -141,7 +147,7 @@ def _finite(density: LogDensity) -> Callable[[Array], Array]:
     return log_density
 
 
-def _diagnose(sampler: emcee.EnsembleSampler, steps: int) -> Diagnostics:
+def _diagnose(sampler: emcee.EnsembleSampler, steps: int, highest: float) -> Diagnostics:
     chain = np.asarray(sampler.get_log_prob())
     half = len(chain) - steps // 2
     first, last = chain[len(chain) - steps : half].mean(axis=0), chain[half:].mean(axis=0)
@@ -157,4 +163,5 @@ def _diagnose(sampler: emcee.EnsembleSampler, steps: int) -> Diagnostics:
         acceptance=float(np.mean(sampler.acceptance_fraction)),
         autocorrelation_steps=time if np.isfinite(time) else float(len(chain)),
         drift=float(np.mean(differences) / error) if error > 0 else 0.0,
+        depth=float(highest - np.mean(last)) / (0.5 * sampler.ndim),
     )
