@@ -107,9 +107,11 @@ class Bayesian(ABC):
     def improvement(self, fits: Fits) -> ExpectedImprovement | None:
         """EI below y+, the best feasible observation; None where none is feasible: feasibility comes first then."""
         observations = fits.observations
-        feasible = observations.feasible(self.bounds) & observations.observed
+        feasible = observations.observed & observations.feasible(self.modelled)
         for metric in self.bounds.keys() - self.modelled.keys():
-            feasible &= observations.measured(metric) <= self.bounds[metric]
+            measured = observations.measured(metric)
+            if np.isfinite(measured).any():  # what nobody can tell cannot be sought
+                feasible &= measured <= self.bounds[metric]
         if not feasible.any():
             return None
         _, posterior = fits.objective()

@@ -45,8 +45,7 @@ def fit(
     samples = sample(density, density.prior.mean, steps_for(len(outputs)), rng)
     count = SAMPLES if len(outputs) <= MOST_SAMPLED else SAMPLES // 2
     thetas = samples.thetas[np.linspace(0, len(samples.thetas) - 1, min(count, len(samples.thetas))).astype(np.intp)]
-    normals = None if pending is None else rng.standard_normal((len(thetas), len(pending)))
-    return Surrogate(Posterior.given(thetas, u, groups, outputs, pending, normals), samples.diagnostics)
+    return Surrogate(Posterior.given(thetas, u, groups, outputs, pending), samples.diagnostics)
 
 
 def steps_for(observations: int) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from hyperpower_runner.space import Array
-from hyperpower_runner.surrogate.hyperparameters import MEAN_VARIANCE, variances
+from hyperpower_runner.surrogate.hyperparameters import JITTER, MEAN_VARIANCE, variances
 from hyperpower_runner.surrogate.kernels import matern52, matern52_slope, squared_distances
 
 CHUNK = 1_000_000  # elements of the covariances that are held at a time
@@ -52,34 +52,32 @@ class Posterior:
         groups: NDArray[np.intp],
         outputs: Array,
         pending: Array | None = None,
-        normals: Array | None = None,
     ) -> Posterior:
         """Condition on outputs, shape (n,), at u, shape (n, C), for thetas, shape (S, P).
 
-        pending: coordinates, shape (q, C), of points being evaluated. Each sample sees a fantasy there: an output drawn
-        from its own prediction by means of `normals`, standard normal numbers of shape (S, q) (Snoek et al. 2012, 3.2).
+        pending: coordinates, shape (q, C), of points being evaluated. Each sample sees a fantasy there: that the latent
+        function is what it expects itself ("kriging believer", Ginsbourger et al. 2010), without noise.
         """
         n, dimensions = len(outputs), int(groups[-1]) + 1 if len(groups) else 0
         everything = u if pending is None else np.concatenate([u, pending])
         scales = np.exp(-thetas[:, :dimensions])[:, groups]
         points = everything * scales[:, np.newaxis, :]
-        amplitudes, noises = variances(thetas, dimensions)
+        amplitudes, noise_variances = variances(thetas, dimensions)
+        noises = np.empty((len(thetas), len(everything)))
         inverse_factors = np.empty((len(thetas), len(everything), len(everything)))
-        whitened = np.empty((len(thetas), len(everything)))
+        whitened = np.zeros((len(thetas), len(everything)))  # what is expected adds nothing to what is known
         all_outputs = np.broadcast_to(np.append(outputs, np.zeros(len(everything) - n)), whitened.shape).copy()
-        for place, (scaled, amplitude, noise) in enumerate(zip(points, amplitudes, noises, strict=True)):
+        for place, (scaled, amplitude, noise) in enumerate(zip(points, amplitudes, noise_variances, strict=True)):
             covariance = amplitude * matern52(squared_distances(scaled, scaled)) + MEAN_VARIANCE
-            covariance[np.diag_indices_from(covariance)] = amplitude + noise + MEAN_VARIANCE
+            noises[place] = np.where(np.arange(len(everything)) < n, noise, JITTER * amplitude)
+            covariance[np.diag_indices_from(covariance)] = amplitude + noises[place] + MEAN_VARIANCE
             factor = np.linalg.cholesky(covariance)
             inverse_factors[place] = lapack.dtrtri(factor, lower=1)[0]
             whitened[place, :n] = inverse_factors[place, :n, :n] @ outputs
-            if normals is not None:
-                # A draw from the joint distribution goes on where the observations' whitened values end.
-                whitened[place, n:] = normals[place]
-                all_outputs[place, n:] = factor[n:] @ whitened[place]
+            all_outputs[place, n:] = factor[n:] @ whitened[place]
         alpha = np.einsum("sij,si->sj", inverse_factors, whitened)
         # (K + noise) alpha = y, so K alpha, the mean, is what is left of y without the noise's share.
-        at_points = all_outputs - noises[:, np.newaxis] * alpha
+        at_points = all_outputs - noises * alpha
         return cls(scales, amplitudes, points, inverse_factors, alpha, at_points)
 
     def spread(self, count: int) -> NDArray[np.intp]:
