@@ -177,7 +177,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.tables:
         run_missing(arguments)
-    runs = read(arguments.store)
+    longest = sorted(read(arguments.store), key=lambda found: found.evaluations)
+    runs = list({(found.problem, found.method, found.seed): found for found in longest}.values())
     for name in arguments.problems:
         print_problem(PROBLEMS[name], by_method(runs, name))
     print_summary(runs)

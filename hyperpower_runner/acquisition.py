@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import erfcx, log_ndtr, ndtr
 
 from hyperpower_runner.space import Array
-from hyperpower_runner.surrogate.posterior import Posterior
+from hyperpower_runner.surrogate.posterior import Posterior, Prediction
 
 LOG_SQRT_2PI = 0.5 * np.log(2.0 * np.pi)
 FEW = 4  # samples of a rough term
@@ -99,17 +99,21 @@ class ProbabilityBelow:
 
     def __call__(self, u: Array) -> Array:
         prediction = self.posterior.predict(u)
-        return log_mean(log_ndtr((self.bound - prediction.mean) / np.sqrt(prediction.variance)))
+        return log_mean(log_ndtr(self._z(prediction)))
 
     def with_gradient(self, u: Array) -> tuple[Array, Array]:
         prediction, gradient_mean, gradient_variance = self.posterior.predict_with_gradient(u)
         deviation = np.sqrt(prediction.variance)
-        z = (self.bound - prediction.mean) / deviation
+        z = self._z(prediction)
         logs = log_ndtr(z)
         slope = np.sqrt(2.0 / np.pi) / erfcx(-z / np.sqrt(2.0))  # phi / Phi
         by_mean, by_variance = -slope / deviation, -slope * z / (2.0 * prediction.variance)
         gradient = by_mean[..., np.newaxis] * gradient_mean + by_variance[..., np.newaxis] * gradient_variance
         return _averaged(logs, gradient)
+
+    def _z(self, prediction: Prediction) -> Array:
+        z = (self.bound - prediction.mean) / np.sqrt(prediction.variance)
+        return np.asarray(np.clip(z, -1e30, 1e30))  # whose squares are finite
 
     def rough(self) -> ProbabilityBelow:
         return ProbabilityBelow(self.posterior.thinned(FEW), self.bound)

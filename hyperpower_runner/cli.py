@@ -98,6 +98,8 @@ def validate(directory: Directory, as_json: Json = False) -> None:
     lines = [f"{experiment.config_file} is valid: {space.dimensions} dimensions, {size} points."]
     for metric, bound in config.constraints.items():
         how = "is predicted before a job runs" if metric in predicted else "has no model: jobs must report it"
+        if metric in predicted and not config.hardware_aware:
+            how += ", and not applied: hardware-aware is false"
         lines.append(f"  {metric} <= {bound:g} {how}")
     _print(content, as_json, "\n".join(lines))
 
@@ -158,8 +160,12 @@ def best(directory: Directory, as_json: Json = False) -> None:
         why = f"none of {completed} completed jobs is known to meet {bounds}" if completed else "no job has completed"
         again = f"hyperpower-runner run {shlex.quote(str(directory))}"
         raise HyperPowerError(f"{directory}: no best yet, {why}; search on with: {again}")
-    models, where = experiment.read_models(config), str(experiment.config_file)
-    preferred = Search(config, models=models, history=summary.history, where=where).recommend()
+    preferred = None
+    try:
+        models, where = experiment.read_models(config), str(experiment.config_file)
+        preferred = Search(config, models=models, history=summary.history, where=where).recommend()
+    except HyperPowerError as error:  # what was measured stands all the same
+        _say(f"The surrogate cannot be asked: {error}")
     content = {**best_json(trial), "preferred": preferred_json(preferred)}
     _print(content, as_json, f"{show_trial(trial)}\n\n{show_preferred(preferred, config.optimize)}")
 

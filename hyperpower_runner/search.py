@@ -43,7 +43,7 @@ class Search:
     where: what messages call the config.
 
     The budget, `max-concurrent`, early termination and the time limits of a config bind `hyperpower-runner run` only;
-    here, the caller decides how often to ask. Raises ConfigError or ModelsError, with one sentence.
+    here, the caller decides how often to ask. Raises ConfigError, ModelsError or ExperimentError, with one sentence.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Search:
             models = models or experiment.read_models(config)
             history = experiment.read_history() if history is None else history
         elif isinstance(config, Mapping):
-            config = parse(config, where, runnable=False)
+            config = parse(_plain(config), where, runnable=False)
         elif not isinstance(config, ExperimentConfig):
             raise ConfigError(
                 f"{where} is {shortened(repr(config))}, but must be a dict in the form of config.json, or a path"
@@ -94,7 +94,8 @@ class Search:
 
         Raises SearchError for a job that is not pending, or for what is no result of it.
         """
-        trial = self._trials.get(job_id) if isinstance(job_id, int | np.integer) else None
+        is_id = isinstance(job_id, int | np.integer) and not isinstance(job_id, bool)
+        trial = self._trials.get(job_id) if is_id else None
         if trial is None:
             pending = [job.job_id for job in self.pending]
             raise SearchError(f"there is no job {shortened(repr(job_id))}; the ids of the pending ones are {pending}")
@@ -117,7 +118,7 @@ class Search:
 
     def best(self) -> Trial | None:
         """The best completed trial that meets every constraint: `.job_id`, `.params`, `.metrics`; None before one."""
-        return self.history.best(self.config.constraints)
+        return deepcopy(self.history.best(self.config.constraints))
 
     def recommend(self) -> Recommendation | None:
         """The point that the surrogate's posterior mean prefers, tried or not; None where too little is known."""
@@ -134,7 +135,7 @@ class Search:
     @property
     def pending(self) -> list[Job]:
         """The jobs that were asked for and not told yet."""
-        return [trial.job for trial in self.history if not trial.ended]
+        return [deepcopy(trial.job) for trial in self.history if not trial.ended]
 
     # --- what the driver calls besides
 
@@ -200,13 +201,16 @@ class Search:
         known = {self.config.optimize, *self.config.constraints}
         own = [name for name in metrics if name not in known]
         if metrics.get(self.config.optimize) is None:
-            metric, found = self.config.optimize, ", ".join(metrics) or "no metric"
-            hint = did_you_mean(metric, own) or f'; or tell status="{Status.FAILED.value}"'
+            metric = self.config.optimize
+            found = ", ".join(name for name, value in metrics.items() if value is not None) or "no metric"
+            near = next((name for name in own if did_you_mean(name, [metric])), None)
+            hint = f'; call "{near}" by that name' if near else f'; or tell status="{Status.FAILED.value}"'
             raise SearchError(f'a completed job {job.job_id} needs its "{metric}", but was told {found}{hint}')
         for metric in self.config.constraints:
-            near = did_you_mean(metric, own)
+            near = next((name for name in own if did_you_mean(name, [metric])), None)
             if metric not in metrics and metric not in job.predictions and near:
-                raise SearchError(f'job {job.job_id} was told no "{metric}", which has a constraint{near}')
+                what = f'was told "{near}" but no "{metric}", which has a constraint'
+                raise SearchError(f"job {job.job_id} {what}; call it by that name")
 
 
 def check_jobs(config: ExperimentConfig, history: History, where: str) -> None:
@@ -234,6 +238,8 @@ def _plain(value: Any) -> Any:
     """A value without numpy's types, of which notebooks are full."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 

@@ -150,7 +150,7 @@ class Variable:
             wanted = "an integer" if self.kind == "INT" else "a number"
             found, allowed = shortened(repr(item)), f"{wanted} from {self.low:.12g} to {self.high:.12g}"
             raise ParamsError(f'"{self.name}" is {found}, but must be {allowed}')
-        return float(item)
+        return float(item) + 0.0  # -0.0 is 0.0
 
 
 @dataclass(frozen=True)

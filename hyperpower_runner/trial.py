@@ -175,6 +175,7 @@ class Recommendation:
     expected: what the surrogate expects the objective to be there, in its unit; low, high: the borders between which it
         expects it to be with a probability of 90 %.
     job_id: the trial that had these params, or None where none had.
+    converged: whether the sampling of the hyper-parameters behind it had.
     """
 
     params: Params
@@ -183,6 +184,7 @@ class Recommendation:
     high: float
     predictions: dict[str, float] = field(default_factory=dict)
     job_id: int | None = None
+    converged: bool = True
 
 
 def _object(data: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -198,6 +198,9 @@ def show_preferred(preferred: Recommendation | None, optimize: str) -> str:
         f"  {optimize:<20} {show_number(preferred.expected)} expected, {low} to {high} with a probability of 90 %"
     ]
     lines += [f"  {name:<20} {show_number(value)} predicted" for name, value in preferred.predictions.items()]
+    lines += (
+        [] if preferred.converged else ["  (the sampling of its hyper-parameters had not converged: take it with care)"]
+    )
     return "\n".join([*lines, *_params_lines(preferred.params)])
 
 

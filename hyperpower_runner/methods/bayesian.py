@@ -10,7 +10,7 @@ The two differ in the factors of their constraints, which each states in its own
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,8 @@ from hyperpower_runner.acquisition import ExpectedImprovement, Product, Term
 from hyperpower_runner.config import ExperimentConfig
 from hyperpower_runner.hardware.models import HardwareModels
 from hyperpower_runner.maximisation import Maximisation, mutated
-from hyperpower_runner.methods.candidates import Candidates
-from hyperpower_runner.methods.fits import Fits, one_thread
+from hyperpower_runner.methods.candidates import Candidates, Propose, repeated, row_keys
+from hyperpower_runner.methods.fits import Fits, exact_and_quiet
 from hyperpower_runner.methods.observations import Observations
 from hyperpower_runner.methods.rand import Rand
 from hyperpower_runner.space import Array
@@ -34,8 +34,6 @@ NEAR = 384  # more of them, around the best observations
 BEST = 5  # of those
 NEAR_STEPS = (0.3, 0.1, 0.03)
 LISTED = 50_000  # a finite space of at most so many points is listed instead of drawn from
-
-Feasible = Callable[[Array], NDArray[np.bool_]]
 
 
 class Bayesian(ABC):
@@ -55,9 +53,10 @@ class Bayesian(ABC):
         """The bounds that an observation must meet to be improved upon."""
 
     @property
-    @abstractmethod
     def modelled(self) -> dict[str, float]:
         """Those of them that hardware models decide."""
+        known = self.models.models if self.config.hardware_aware else {}
+        return {metric: bound for metric, bound in self.bounds.items() if metric in known}
 
     def model_factors(self, fits: Fits) -> list[Term]:
         """Factors of the constraints that hardware models decide, beside the exact indicators."""
@@ -67,30 +66,30 @@ class Bayesian(ABC):
         observations = Observations.of(history, self.space)
         if len(observations.trials) < self.config.initial_points:
             return self.rand.suggest(history, rng)
-        with one_thread():
+        with exact_and_quiet():
             fits = Fits(observations, self.embedding, self.config, rng)
             factors = self.factors(fits)
             if not factors:
                 return self.rand.suggest(history, rng)
             tried = row_keys(observations.values)
+            pool, rejection = self.pool(observations, tried, rng)
+            if not len(pool):
+                return self.rand.suggest(history, rng)
 
             def feasible(values: Array) -> NDArray[np.bool_]:
                 return self.candidates.acceptable(values) & ~repeated(values, tried)
 
-            pool, rejection = self.pool(observations, feasible, rng)
-            if not len(pool):
-                return self.rand.suggest(history, rng)
             best, score = Maximisation(Product(factors), self.embedding, feasible).best(pool, rng)
         report = {**fits.to_json(), "log_acquisition": round(score, 4)}
         return Suggestion(self.space.to_params(best), self.models.predict_point(best), rejection, report)
 
     def factors(self, fits: Fits) -> list[Term]:
         """The factors of the acquisition function; none where nothing was learned yet."""
-        improvement = self.improvement(fits)
+        feasible = self.feasible(fits.observations)
         # While nothing is feasible, what was predicted to be is not: only measurements can tell where to go.
-        learned = self.learned(fits.observations) if improvement is not None else self.bounds
-        factors: list[Term] = [improvement] if improvement is not None else []
-        factors += fits.risks(learned)
+        factors = fits.risks(self.learned(fits.observations) if feasible.any() else self.bounds)
+        if feasible.any():
+            factors = [self.improvement(fits, feasible, factors), *factors]
         return [*factors, *self.model_factors(fits)] if factors else []
 
     def learned(self, observations: Observations) -> dict[str, float]:
@@ -104,43 +103,54 @@ class Bayesian(ABC):
 
         return {metric: bound for metric, bound in self.bounds.items() if is_learned(metric, bound)}
 
-    def improvement(self, fits: Fits) -> ExpectedImprovement | None:
-        """EI below y+, the best feasible observation; None where none is feasible: feasibility comes first then."""
-        observations = fits.observations
-        feasible = observations.observed & observations.feasible(self.modelled)
-        for metric in self.bounds.keys() - self.modelled.keys():
-            measured = observations.measured(metric)
-            if np.isfinite(measured).any():  # what nobody can tell cannot be sought
-                feasible &= measured <= self.bounds[metric]
-        if not feasible.any():
-            return None
+    def feasible(self, observations: Observations) -> NDArray[np.bool_]:
+        """Which observations are feasible, measured or else predicted: booleans of shape (n,)."""
+        predictions = self.models.predict(observations.values)
+        result = observations.observed.copy()
+        for metric, bound in self.bounds.items():
+            values = observations.measured(metric)
+            if metric in self.modelled:
+                values = np.where(observations.has(metric), values, predictions[metric])
+            elif not np.isfinite(values).any():
+                continue  # what nobody can tell cannot be sought
+            result &= values <= bound
+        return np.asarray(result)
+
+    def improvement(self, fits: Fits, feasible: NDArray[np.bool_], risks: Sequence[Term]) -> ExpectedImprovement:
+        """EI below y+, the process's mean at the best feasible observation: a noisy value is too good.
+
+        Pending points that are more likely feasible than not count too, lest they be proposed again for what their own
+        fantasies promise.
+        """
+        observed, pending = fits.observations.observed, fits.u[fits.observations.pending]
         _, posterior = fits.objective()
-        # y+ is what the process believes of the best feasible observation: the best of noisy values is too good.
-        # Pending points count, so that they are not proposed again for what their own fantasies promise.
-        counting = np.ones(posterior.at_points.shape[1], dtype=bool)
-        counting[: observations.observed.sum()] = feasible[observations.observed]
+        counting = np.concatenate([feasible[observed], likely(risks, pending)])
         return ExpectedImprovement(posterior, posterior.at_points[:, counting].min(axis=1))
 
-    def pool(self, observations: Observations, feasible: Feasible, rng: np.random.Generator) -> tuple[Array, Rejection]:
-        """Feasible points to begin from, shape (count, D): spread over the space, and around the best observations."""
+    def pool(
+        self, observations: Observations, tried: frozenset[bytes], rng: np.random.Generator
+    ) -> tuple[Array, Rejection]:
+        """Acceptable points to begin from, shape (count, D): spread over the space, and around the best observations.
+
+        tried: the keys of points that may not be among them.
+        """
         cardinality = self.space.cardinality
         if cardinality is not None and cardinality <= LISTED:
-            chunks = iter(self.space.enumerate())
-            everything, rejection = self.candidates.draw(lambda _: next(chunks), cardinality, cardinality)
-            spread = everything[feasible(everything)]
-            spread = spread[np.sort(rng.permutation(len(spread))[: POOL + NEAR])]
+            listed = np.concatenate(list(self.space.enumerate()))
+            propose, wanted, most = _from_list(listed[rng.permutation(cardinality)]), POOL + NEAR, cardinality
         else:
-            spread, rejection = self.candidates.draw(self._propose(rng), POOL, MOST_DRAWN)
-            spread = spread[feasible(spread)]
+            propose, wanted, most = self._from_space(rng), POOL, MOST_DRAWN
+        spread, rejection = self.candidates.draw(propose, wanted, most, tried)
         best = np.argsort(np.where(observations.observed, observations.objective, np.inf), kind="stable")[:BEST]
         around = np.concatenate([observations.values[best], spread[:1]])
         near = np.concatenate([
             mutated(self.space, np.repeat(around, NEAR // len(NEAR_STEPS) // len(around), axis=0), step, rng)
             for step in NEAR_STEPS
         ])  # fmt: skip
-        return np.concatenate([spread, near[feasible(near)]]), rejection
+        near = near[self.candidates.acceptable(near)]
+        return np.concatenate([spread, near[~repeated(near, tried)]]), rejection
 
-    def _propose(self, rng: np.random.Generator) -> Callable[[int], Array]:
+    def _from_space(self, rng: np.random.Generator) -> Propose:
         """The first points of a Sobol sequence, and then, for a small feasible set, uniform ones, which cost less."""
         sobol = qmc.Sobol(self.space.dimensions, rng=rng)
 
@@ -152,11 +162,20 @@ class Bayesian(ABC):
         return propose
 
 
-def row_keys(values: Array) -> set[bytes]:
-    """Equal for equal points, values of shape (n, D)."""
-    return {row.tobytes() for row in np.ascontiguousarray(values)}
+def _from_list(values: Array) -> Propose:
+    begin = 0
+
+    def propose(count: int) -> Array:
+        nonlocal begin
+        begin += count
+        return values[begin - count : begin]
+
+    return propose
 
 
-def repeated(values: Array, keys: set[bytes]) -> NDArray[np.bool_]:
-    """Which of n points, values of shape (n, D), are among `keys`."""
-    return np.array([row.tobytes() in keys for row in np.ascontiguousarray(values)], dtype=bool)
+def likely(risks: Sequence[Term], u: Array) -> NDArray[np.bool_]:
+    """Where each of the probabilities that `risks` stand for is at least one half: booleans of shape (n,)."""
+    result = np.ones(len(u), dtype=bool)
+    for risk in risks if len(u) else ():
+        result &= risk(u) >= np.log(0.5)
+    return result

@@ -85,17 +85,21 @@ class Candidates:
             raise SpaceExhaustedError(f"{tally.drawn:,} draws found no feasible point that was not tried before")
         raise InfeasibleError(self._explain(tally))
 
-    def draw(self, propose: Propose, wanted: int, most: int) -> tuple[Array, Rejection]:
+    def draw(
+        self, propose: Propose, wanted: int, most: int, tried: frozenset[bytes] = frozenset()
+    ) -> tuple[Array, Rejection]:
         """Draw until `wanted` candidates are acceptable, or `most` are drawn: their values, shape (count, D).
 
-        Also says what was discarded. There are fewer than wanted, or none, where acceptable ones are rare.
+        tried: the `row_keys` of points that are left out. Also says what was discarded. There are fewer than wanted, or
+        none, where acceptable ones are rare.
         """
         tally, found, count, size = self._new_tally(), [], 0, max(wanted, FIRST_CHUNK)
         while count < wanted and tally.drawn < most:
             values = propose(min(size, most - tally.drawn))
             allowed, within, predictions = self._judged(values, tally)
             self._discard(values, allowed, predictions, np.flatnonzero(~within), tally)
-            found.append(values[allowed[within]][: wanted - count])
+            accepted = values[allowed[within]]
+            found.append(accepted[~repeated(accepted, tried)][: wanted - count])
             count += len(found[-1])
             size = min(4 * size, LARGEST_CHUNK)
         return np.concatenate(found), tally.rejection
@@ -185,6 +189,16 @@ class Candidates:
                 )
         bounds = " and ".join(f"{metric} <= {bound:g}" for metric, bound in self.limits.items())
         return f"constraints: the hardware models predict {bounds} together at none {among}; raise one of the budgets"
+
+
+def row_keys(values: Array) -> frozenset[bytes]:
+    """Equal for equal points, values of shape (n, D)."""
+    return frozenset(row.tobytes() for row in np.ascontiguousarray(values))
+
+
+def repeated(values: Array, keys: frozenset[bytes]) -> NDArray[np.bool_]:
+    """Which of n points, values of shape (n, D), are among `keys`."""
+    return np.array([row.tobytes() in keys for row in np.ascontiguousarray(values)], dtype=bool)
 
 
 def _suggestion(params: Params, predictions: dict[str, float], tally: Tally) -> Suggestion:

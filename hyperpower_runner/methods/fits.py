@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from hyperpower_runner.acquisition import ProbabilityBelow, Term
 from hyperpower_runner.config import ExperimentConfig
 from hyperpower_runner.methods.observations import Observations
 from hyperpower_runner.space import Array
-from hyperpower_runner.surrogate import Surrogate, fit
+from hyperpower_runner.surrogate import MOST_SAMPLED, Surrogate, fit
 from hyperpower_runner.surrogate.embedding import Embedding
 from hyperpower_runner.surrogate.outputs import Outputs
 from hyperpower_runner.surrogate.posterior import Posterior
@@ -70,8 +71,14 @@ class Fits:
         return ProbabilityBelow(self.surrogate("converging", ended, labels).posterior, 0.0)
 
     def predicted_below(self, metric: str, values: Array, bound: float) -> ProbabilityBelow:
-        """Pr(metric <= bound), given at every observation by a hardware model, which is a function: without noise."""
-        return self.below(f"predicted {metric}", values, bound, Outputs.of(values, np.inf), noiseless=True)
+        """Pr(metric <= bound), given by a hardware model, which is a function: known without noise at every point.
+
+        values: its predictions at the observations, shape (n,). `MOST_SAMPLED` of them describe it well enough.
+        """
+        known = np.full(len(values), np.nan)
+        places = np.linspace(0, len(values) - 1, min(len(values), MOST_SAMPLED)).astype(np.intp)
+        known[places] = values[places]
+        return self.below(f"predicted {metric}", known, bound, Outputs.of(values, np.inf), noiseless=True)
 
     def below(
         self, name: str, values: Array, bound: float, outputs: Outputs, noiseless: bool = False
@@ -81,19 +88,31 @@ class Fits:
         posterior = self.surrogate(name, known, outputs.transform(values[known]), noiseless).posterior
         return ProbabilityBelow(posterior, float(outputs.transform(np.array(bound))))
 
+    @property
+    def converged(self) -> bool:
+        return all(diagnostics["converged"] for diagnostics in self.diagnostics.values())
+
     def to_json(self) -> dict[str, Any]:
         """For job.json: whether all samplings converged, and each one's diagnostics."""
         return {
             "observations": int(self.observations.observed.sum()),
-            "converged": all(diagnostics["converged"] for diagnostics in self.diagnostics.values()),
+            "converged": self.converged,
             "processes": self.diagnostics,
         }
 
 
-def one_thread() -> AbstractContextManager[Any]:
-    """Linear algebra on one thread: others would take cores from the jobs, and could round otherwise."""
-    limit: AbstractContextManager[Any] = _threads().limit(limits=1, user_api="blas")
-    return limit
+@contextmanager
+def exact_and_quiet() -> Iterator[None]:
+    """Linear algebra on one thread, whatever the caller has set for it and for underflow.
+
+    More threads would take cores from the jobs, and could round otherwise. The limit is the process's, so only one
+    suggestion at a time is made.
+    """
+    with _LOCK, _threads().limit(limits=1, user_api="blas"), np.errstate(under="ignore"):
+        yield
+
+
+_LOCK = threading.Lock()
 
 
 @functools.cache

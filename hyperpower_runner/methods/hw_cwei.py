@@ -21,11 +21,6 @@ class HwCwei(Bayesian):
         limits = self.config.constraints
         return {metric: bound for metric, bound in limits.items() if metric != self.config.optimize}
 
-    @property
-    def modelled(self) -> dict[str, float]:
-        known = self.models.models if self.config.hardware_aware else {}
-        return {metric: bound for metric, bound in self.bounds.items() if metric in known}
-
     def model_factors(self, fits: Fits) -> list[Term]:
         predictions = self.models.predict(fits.observations.values)
         return [fits.predicted_below(metric, predictions[metric], bound) for metric, bound in self.modelled.items()]

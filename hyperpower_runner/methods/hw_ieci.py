@@ -18,7 +18,3 @@ class HwIeci(Bayesian):
     def bounds(self) -> dict[str, float]:
         limits = self.config.hardware_limits
         return {metric: bound for metric, bound in limits.items() if metric != self.config.optimize}
-
-    @property
-    def modelled(self) -> dict[str, float]:
-        return {metric: bound for metric, bound in self.bounds.items() if metric in self.models.models}

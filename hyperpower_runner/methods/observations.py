@@ -54,6 +54,10 @@ class Observations:
         """Where each bounded metric is known, measured or else predicted, and at most its bound: shape (n,)."""
         return np.array([trial.is_feasible(bounds) for trial in self.trials], dtype=bool)
 
+    def has(self, metric: str) -> NDArray[np.bool_]:
+        """Where a metric was reported, also as what is no finite number: shape (n,)."""
+        return np.array([trial.metrics.get(metric) is not None for trial in self.trials], dtype=bool)
+
     def exceeded(self, metric: str, bound: float) -> NDArray[np.bool_]:
         """Where a metric was measured above its bound: shape (n,)."""
         return np.asarray(self.measured(metric) > bound)

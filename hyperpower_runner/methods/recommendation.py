@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from hyperpower_runner.acquisition import LowMean, Product
+from hyperpower_runner.acquisition import LowMean
 from hyperpower_runner.config import ExperimentConfig
 from hyperpower_runner.hardware.models import HardwareModels
 from hyperpower_runner.maximisation import Maximisation
-from hyperpower_runner.methods.bayesian import repeated, row_keys
-from hyperpower_runner.methods.fits import Fits, one_thread
+from hyperpower_runner.methods.bayesian import likely
+from hyperpower_runner.methods.candidates import repeated, row_keys
+from hyperpower_runner.methods.fits import Fits, exact_and_quiet
 from hyperpower_runner.methods.hw_ieci import HwIeci
 from hyperpower_runner.methods.observations import Observations
 from hyperpower_runner.space import Array
@@ -41,23 +42,21 @@ def recommend(
         return None
     method = HwIeci(replace(config, hardware_aware=True), models)
     # What was measured at a point counts more than what is predicted, or learned, of it.
-    exceeded = [observations.exceeded(metric, bound) for metric, bound in method.bounds.items()]
-    violating = np.any([*exceeded, np.zeros(len(observations.trials), dtype=bool)], axis=0)
-    broken = row_keys(observations.values[violating])
-    met = row_keys(observations.values[observations.observed & observations.feasible(method.bounds) & ~violating])
-    with one_thread():
+    violating = np.zeros(len(observations.trials), dtype=bool)
+    for metric, bound in method.bounds.items():
+        violating |= observations.exceeded(metric, bound)
+    broken, met = (row_keys(observations.values[where]) for where in (violating, method.feasible(observations)))
+    with exact_and_quiet():
         fits = Fits(observations, method.embedding, config, rng)
         outputs, posterior = fits.objective()
-        risks = Product(fits.risks(method.learned(observations)))
+        risks = fits.risks(method.learned(observations))
 
         def feasible(values: Array) -> NDArray[np.bool_]:
-            acceptable = method.candidates.acceptable(values)
-            likely = acceptable.copy()
-            if risks.terms and likely.any():
-                likely[likely] = risks(method.embedding(values[likely])) >= len(risks.terms) * np.log(0.5)
-            return np.asarray((likely | (acceptable & repeated(values, met))) & ~repeated(values, broken))
+            result = method.candidates.acceptable(values)
+            result[result] = likely(risks, method.embedding(values[result])) | repeated(values[result], met)
+            return result & ~repeated(values, broken)
 
-        pool, _ = method.pool(observations, feasible, rng)
+        pool, _ = method.pool(observations, frozenset(), rng)
         pool = np.concatenate([pool, observations.values])
         pool = pool[feasible(pool)]
         if not len(pool):
@@ -65,9 +64,10 @@ def recommend(
         best, _ = Maximisation(LowMean(posterior), method.embedding, feasible).best(pool, rng)
         low, expected, high = outputs.inverse(quantiles(posterior, method.embedding(best[np.newaxis])))
     params = config.space.to_params(best)
-    tried = (trial.job_id for trial in observations.trials if trial.job.params == params)
+    same = np.flatnonzero(np.all(observations.values == best, axis=1))
+    job_id = observations.trials[same[0]].job_id if len(same) else None
     predictions = models.predict_point(best)
-    return Recommendation(params, float(expected), float(low), float(high), predictions, next(tried, None))
+    return Recommendation(params, float(expected), float(low), float(high), predictions, job_id, fits.converged)
 
 
 def quantiles(posterior: Posterior, u: Array) -> Array:

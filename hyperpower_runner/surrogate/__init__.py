@@ -20,7 +20,7 @@ from hyperpower_runner.surrogate.posterior import Posterior
 from hyperpower_runner.surrogate.sampling import Diagnostics, sample
 
 MOST_SAMPLED = 250  # observations that teach the hyper-parameters; predictions use all, at a far smaller cost
-SAMPLES = 16  # that predictions are averaged over, of the walkers' last positions; half of them beyond MOST_SAMPLED
+SAMPLES = 16  # that predictions are averaged over, of the walkers' last positions; fewer beyond MOST_SAMPLED
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def fit(
     part = np.linspace(0, len(outputs) - 1, min(len(outputs), MOST_SAMPLED)).astype(np.intp)
     density = Density(u[part], groups, outputs[part], noiseless)
     samples = sample(density, density.prior.mean, steps_for(len(outputs)), rng)
-    count = SAMPLES if len(outputs) <= MOST_SAMPLED else SAMPLES // 2
+    count = SAMPLES if len(outputs) <= MOST_SAMPLED else SAMPLES // 2 if len(outputs) <= 1000 else SAMPLES // 4
     thetas = samples.thetas[np.linspace(0, len(samples.thetas) - 1, min(count, len(samples.thetas))).astype(np.intp)]
     return Surrogate(Posterior.given(thetas, u, groups, outputs, pending), samples.diagnostics)
 

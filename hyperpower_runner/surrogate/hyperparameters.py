@@ -11,7 +11,7 @@ Priors, each normal in theta:
                   distances in a cube do, is due to Hvarfner et al. 2024 ("Vanilla Bayesian optimization performs great
                   in high dimensions"); their location is meant for a maximum, not for sampling, and lies too high.
     amplitude     median 1, deviation 1: outputs are standardised.
-    noise         median exp(-5), deviation 2: from a thousandth to a third of the outputs' deviation.
+    noise         median exp(-5), deviation 2: most likely 3 to 22 % of the outputs' deviation, but hardly bound to it.
 """
 
 from __future__ import annotations

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hyperpower_runner.config import LARGEST_FLOAT
 from hyperpower_runner.space import Array
 
 LINEAR_UP_TO = 2.0  # widths above the median
-LARGEST = 1e75  # in size; beyond, squares of quotients overflow
+LARGEST = 1e75  # of scaled values, in size: their squares can be added up
 ROUNDING = 1e-12  # relative differences below this one are no differences
 
 
@@ -34,23 +35,25 @@ class Outputs:
     @classmethod
     def of(cls, values: Array, linear_up_to: float = LINEAR_UP_TO) -> Outputs:
         """For values, shape (n,), n at least 1; with `linear_up_to` infinite, nothing enters by its logarithm."""
-        values = np.clip(values, -LARGEST, LARGEST)
+        values = np.clip(values, -LARGEST_FLOAT, LARGEST_FLOAT)
         median, lowest = float(np.median(values)), float(np.min(values))
         size = max(abs(median), abs(lowest))
         # Where most values equal the best one, the mean distance; where all do, up to rounding, anything serves.
         widths = (median - lowest, float(np.mean(np.abs(values - median))), size)
         width = next((width for width in widths if width > ROUNDING * size), 1.0)
-        width = max(width, 1.0 / LARGEST)
         raw = cls(median, width, linear_up_to).transform(values)
         deviation = float(np.std(raw))
         return cls(median, width, linear_up_to, float(np.mean(raw)), deviation if deviation > ROUNDING else 1.0)
 
     def transform(self, values: Array) -> Array:
-        scaled = (np.clip(values, -LARGEST, LARGEST) - self.median) / self.width
+        with np.errstate(over="ignore"):
+            scaled = (np.clip(values, -LARGEST_FLOAT, LARGEST_FLOAT) - self.median) / self.width
+        scaled = np.clip(scaled, -LARGEST, LARGEST)
         excess = np.maximum(scaled - self.linear_up_to, 0.0)
         return np.asarray((np.minimum(scaled, self.linear_up_to) + np.log1p(excess) - self.centre) / self.deviation)
 
     def inverse(self, outputs: Array) -> Array:
         raw = outputs * self.deviation + self.centre
         excess = np.expm1(np.clip(raw - self.linear_up_to, 0.0, 2.0 * np.log(LARGEST)))
-        return np.asarray((np.minimum(raw, self.linear_up_to) + excess) * self.width + self.median)
+        with np.errstate(over="ignore"):
+            return np.asarray((np.minimum(raw, self.linear_up_to) + excess) * self.width + self.median)

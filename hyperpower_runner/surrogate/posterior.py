@@ -91,7 +91,7 @@ class Posterior:
 
     def predict(self, u: Array) -> Prediction:
         """Predict M points, u of shape (M, C)."""
-        step = max(1, CHUNK // self.alpha.size)
+        step = max(1, CHUNK // max(self.alpha.size, self.scales.size))
         chunks = [self._predict(u[start : start + step]) for start in range(0, len(u), step)]
         means, variances_ = zip(*chunks, strict=True)
         return Prediction(np.concatenate(means, axis=1), np.concatenate(variances_, axis=1))

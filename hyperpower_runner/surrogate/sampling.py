@@ -63,6 +63,10 @@ class Diagnostics:
 
     @property
     def converged(self) -> bool:
+        """Whether the ensemble moves, stands still as a whole, and does so where the density is.
+
+        The autocorrelation time is no part of it: chains are too short for it, but they begin near their end.
+        """
         moving = ACCEPTANCE[0] <= self.acceptance <= ACCEPTANCE[1]
         return moving and abs(self.drift) <= DRIFT and DEPTH[0] <= self.depth <= DEPTH[1]
 

@@ -21,7 +21,7 @@ from hyperpower_runner.errors import InfeasibleError, SpaceExhaustedError
 from hyperpower_runner.hardware.models import HardwareModels, LinearModel
 from hyperpower_runner.search import Search
 from hyperpower_runner.space import Array
-from hyperpower_runner.trial import History, Params, Rejection
+from hyperpower_runner.trial import History, Params, Rejection, Trial
 
 METHODS = ["hw-ieci", "hw-cwei"]
 FLOAT: dict[str, Any] = {"type": "FLOAT", "min": 0, "max": 1, "structural": True}
@@ -547,3 +547,17 @@ def test_the_first_points_are_drawn_and_the_next_are_fitted_and_say_so(method: s
         assert process["autocorrelation_steps"] > 0.0
     _, rejection = search.propose()
     assert rejection == Rejection()
+
+
+def test_a_pending_point_that_will_hardly_be_feasible_does_not_set_y_plus(method: str) -> None:
+    """Its promise would hide what can be gained where the learned constraint holds."""
+    for seed in range(4):
+        search = make(SQUARE, method=method, constraints={"load": 0.5}, seed=seed)
+        rng = np.random.default_rng(seed)
+        for x, y in rng.random((10, 2)):
+            search.observe({"x": x, "y": y}, error=x + (y - 0.5) ** 2, load=1.0 - x)
+        pending = search.observe({"x": 0.02, "y": 0.5}, status="cancelled")
+        history = History((*search.history.trials[:-1], Trial(pending)))
+        suggestion = search.method.suggest(history, np.random.default_rng(seed))
+        assert 0.4 < suggestion.params["x"] < 0.8
+        assert 0.3 < suggestion.params["y"] < 0.7
