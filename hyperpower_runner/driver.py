@@ -86,7 +86,6 @@ class Driver:
         self.discarded = dict(experiment.read_rejections())  # candidates, by the job that was looked for
         self.ending: Ending | None = None
         self._told_to_wait = self._told_of_stop = self._told_of_sampling = False
-        self._told_unmeasured: set[str] = set()  # constrained metrics
         self._failures = 0  # in a row, since this driver was started
         self._elapsed_before_s = elapsed_s(experiment.working_spans(self.history, time.time()))
         self._begun_s = time.monotonic()
@@ -125,19 +124,6 @@ class Driver:
         trial = self.search.end(job_id, result)
         self._failures = self._failures + 1 if result.status.is_failure else 0
         self.observer.ended(trial)
-        self._tell_of_unmeasured(trial)
-
-    def _tell_of_unmeasured(self, trial: Trial) -> None:
-        """Say once of a constrained metric that neither a model nor this job knows it."""
-        if trial.objective is None:
-            return
-        unknown = {metric for metric in self.config.constraints if trial.constrained_value(metric) is None}
-        for metric in sorted(unknown - self._told_unmeasured):
-            self._told_unmeasured.add(metric)
-            self.observer.note(
-                f'job {trial.job_id} reported no "{metric}", which has a constraint and no hardware model: a job that'
-                " does not report it never counts as feasible"
-            )
 
     def _fill_slot(self) -> None:
         """Start a job that waits for its next attempt, or else a new one."""

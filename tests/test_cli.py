@@ -421,6 +421,7 @@ def test_best_shows_what_the_surrogate_prefers_beside_the_best_job(
     assert content["preferred"] == {
         "params": {"x": 0.0, "n": 4}, "expected": 0.01, "low": -0.02, "high": 0.04, "predictions": {"power_w": 4.0},
         "job_id": None,
+        "converged": True,
     }  # fmt: skip
     assert asked == [experiment.read_history()]
     best, preferred = shown_best(tmp_path, capsys).split("\n\n")

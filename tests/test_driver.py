@@ -568,15 +568,3 @@ def test_a_job_carries_what_its_worker_needs(tmp_path: Path) -> None:
     assert (job.threads or 0) >= 1
     assert job.stopping_rule is not None
     assert job.deadline == pytest.approx(job.created_s + 3600, abs=1)
-
-
-def test_a_constrained_metric_that_nothing_knows_is_told_of_once(tmp_path: Path) -> None:
-    experiment = make_experiment(tmp_path, constraints={"latency_s": 1, "power_w": 90})
-    write_models(experiment, power_w={"form": "paper", "weights": {"n": 1.0}})
-    observer = Recorder()
-    drive(experiment, observer)
-    assert [note for note in observer.notes if "latency_s" in note] == [
-        'job 1 reported no "latency_s", which has a constraint and no hardware model: a job that does not report it'
-        " never counts as feasible"
-    ]
-    assert not any("power_w" in note for note in observer.notes)

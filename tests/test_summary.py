@@ -154,5 +154,6 @@ def test_preferred_json_keeps_its_contract() -> None:
         "high": 0.05,
         "predictions": {"power_w": 80.0},
         "job_id": 5,
+        "converged": True,
     }
     assert preferred_json(None) is None
