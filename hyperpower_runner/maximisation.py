@@ -66,8 +66,9 @@ class Maximisation:
         order = np.argsort(-scores, kind="stable").tolist()
         chosen: list[int] = order[:1]
         for place in order[1:]:
-            distances = np.linalg.norm(u[chosen] - u[place], axis=1)
-            if len(chosen) < STARTS and distances.min() >= APART * self.embedding.dimensions**0.5:
+            if len(chosen) == STARTS:
+                break
+            if np.linalg.norm(u[chosen] - u[place], axis=1).min() >= APART * self.embedding.dimensions**0.5:
                 chosen.append(place)
         return [*chosen, *(place for place in order if place not in chosen)][:STARTS]
 

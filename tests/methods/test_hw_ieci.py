@@ -7,16 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from acquiring import factors, next_maximised
 from scipy.stats import norm
 
-from hyperpower_runner.acquisition import ExpectedImprovement, ProbabilityBelow, Product, Term
+from hyperpower_runner.acquisition import ExpectedImprovement, ProbabilityBelow, Term
 from hyperpower_runner.config import parse
 from hyperpower_runner.hardware.models import HardwareModels, LinearModel
-from hyperpower_runner.maximisation import Maximisation
-from hyperpower_runner.methods import bayesian
 from hyperpower_runner.search import Search
 from hyperpower_runner.space import Array
-from hyperpower_runner.trial import Job
 
 MIXED: dict[str, Any] = {
     "rate": {"type": "FLOAT", "min": 1e-4, "max": 1.0, "scale": "log"},
@@ -48,26 +46,6 @@ def told(search: Search, count: int, **measured: Callable[[dict[str, Any]], floa
         metrics: dict[str, Any] = {name: f(job.params) for name, f in measured.items()}
         search.tell(job.job_id, error=error_of(job.params), **metrics)
     return search
-
-
-def next_maximised(search: Search, monkeypatch: pytest.MonkeyPatch) -> tuple[Job, Maximisation]:
-    """The next job, and what it maximises."""
-    made: list[Maximisation] = []
-
-    def remembered(*arguments: Any, **named: Any) -> Maximisation:
-        made.append(Maximisation(*arguments, **named))
-        return made[-1]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(bayesian, "Maximisation", remembered)
-        job, _ = search.propose()
-    assert len(made) == 1
-    return job, made[0]
-
-
-def factors(maximisation: Maximisation) -> list[Term]:
-    assert isinstance(maximisation.term, Product)
-    return list(maximisation.term.terms)
 
 
 def improvement_by_hand(term: Term, u: Array) -> Array:
