@@ -26,8 +26,10 @@ if TYPE_CHECKING:  # imported where they are used, so that --help stays fast
     from hyperpower_runner.config import ExperimentConfig
     from hyperpower_runner.driver import Ending
     from hyperpower_runner.experiment import Experiment
+    from hyperpower_runner.hardware.bench import Bench
     from hyperpower_runner.summary import Summary
 
+PHYSICAL = ("power_w", "memory_bytes", "energy_j", "latency_s")  # what hardware models are for
 MOST_POINTS = 10**18  # of a finite space that are worth counting
 
 TAKE_OVER = "to end them, take them over with hyperpower-runner run, and press Ctrl-C twice"
@@ -77,7 +79,9 @@ def init(
 @app.command(epilog="Example: hyperpower-runner validate experiments/quickstart")
 def validate(directory: Directory, as_json: Json = False) -> None:
     """Check config.json, the objective's script and the hardware models; run nothing."""
-    from hyperpower_runner.search import check_jobs
+    from hyperpower_runner.search import Search, check_jobs
+    from hyperpower_runner.trial import History
+    from hyperpower_runner.view import describe_constraint, show_platform
 
     experiment, config = _open(directory)
     experiment.check_command(config)
@@ -85,23 +89,96 @@ def validate(directory: Directory, as_json: Json = False) -> None:
     _check_feasible(experiment, config)
     space = config.space
     points = None if space.cardinality is None or space.cardinality > MOST_POINTS else space.cardinality
-    predicted = sorted(set(config.constraints) & set(experiment.read_models(config).models))
+    search = Search(config, models=experiment.read_models(config), history=History())
+    known = {metric: describe_constraint(config, search.calibrated_models, metric) for metric in config.constraints}
     content = {
         "valid": True,
         "dimensions": space.dimensions,
         "points": points,
         "method": config.method,
         "constraints": dict(config.constraints),
-        "predicted": predicted,
+        "predicted": sorted(metric for metric in config.constraints if metric in search.models.models),
+        "margins": dict(search.calibrated_models.margins),
+        "platform": dict(config.platform),
+        "simulated": config.simulated,
     }
     size = "countless" if points is None else f"{points:,}"
     lines = [f"{experiment.config_file} is valid: {space.dimensions} dimensions, {size} points."]
-    for metric, bound in config.constraints.items():
-        how = "is predicted before a job runs" if metric in predicted else "has no model: jobs must report it"
-        if metric in predicted and not config.hardware_aware:
-            how += ", and not applied: hardware-aware is false"
-        lines.append(f"  {metric} <= {bound:g} {how}")
+    lines += [f"  {metric} <= {bound:g} {known[metric]}" for metric, bound in config.constraints.items()]
+    if config.platform:
+        lines.append(f"  platform: {show_platform(config)}")
     _print(content, as_json, "\n".join(lines))
+
+
+@app.command(epilog="Example: hyperpower-runner profile experiments/quickstart --samples 50")
+def profile(
+    directory: Directory,
+    samples: Annotated[
+        int | None, typer.Option(help="How many structures to measure (config: profiling.samples).")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Short windows, one repeat; recorded as such.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure power and memory of randomly drawn structures on the platform; resumes where it was stopped.
+
+    Each is built and run by the objective's inference step in a fresh process; nothing is trained.
+    """
+    from hyperpower_runner.errors import MeterError, ProfileError
+    from hyperpower_runner.hardware.from_profile import FOLDS
+    from hyperpower_runner.hardware.measurement import quickened
+    from hyperpower_runner.hardware.profiling import Profiler
+    from hyperpower_runner.profile_view import ProfileLines, profile_json, profile_text
+
+    experiment, config = _open(directory)
+    experiment.check_command(config)
+    count = samples if samples is not None else config.samples
+    if count < FOLDS:
+        raise ProfileError(
+            f"{count} samples are too few: fit needs {FOLDS} structures or more for its cross-validation; raise"
+            " --samples or profiling.samples"
+        )
+    protocol = quickened(config.protocol) if quick else config.protocol
+    again = f"hyperpower-runner profile {shlex.quote(str(directory))}"
+    with experiment.lock(), ProfileLines() as view, contextlib.closing(_bench(experiment, config)) as bench:
+        try:
+            found = Profiler(experiment, config, bench, protocol, count, view).run()
+        except KeyboardInterrupt:
+            _say(f"Interrupted: what was measured is kept in {experiment.profile_file}.\nResume with: {again}")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except MeterError as error:
+            raise MeterError(f"{error} (what was measured is kept; resume with: {again})") from None
+    content = profile_json(found, protocol)
+    _print({**content, "file": str(experiment.profile_file)}, as_json, profile_text(content))
+    _say(f"Next: hyperpower-runner fit {shlex.quote(str(directory))}")
+
+
+@app.command(
+    epilog="Example: hyperpower-runner fit experiments/quickstart --form power_w=paper --form memory_bytes=linear"
+)
+def fit(
+    directory: Directory,
+    form: Annotated[
+        list[str] | None,
+        typer.Option(help="FORM for all metrics, or METRIC=FORM (default: the best by cross-validation)."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit hardware models to the profile by 10-fold cross-validation, and write hardware/models.json.
+
+    RMSPE is the root mean square percentage error on structures that were left out; beside it, what predicting one
+    constant would give.
+    """
+    from hyperpower_runner.hardware.from_profile import fit_profile
+    from hyperpower_runner.job_files import write_json
+    from hyperpower_runner.profile_view import models_text
+
+    experiment, config = _open(directory)
+    found, features = experiment.read_profile(config), experiment.read_features(config)
+    models = fit_profile(found, config, features, _forms(form or []), str(experiment.profile_file), _say)
+    content = models.to_json()
+    write_json(experiment.models_file, content)
+    _print(content["models"], as_json, models_text(content))
+    _say(f"Next: hyperpower-runner run {shlex.quote(str(directory))}")
 
 
 @app.command(epilog="Example: hyperpower-runner run experiments/quickstart --evaluations 20 --max-concurrent 2")
@@ -128,6 +205,7 @@ def run(
     )
     with experiment.lock():
         _check_feasible(experiment, config)
+        _tell_of_unknown(experiment, config)
         ending, summary = _drive(experiment, config)
     _print(summary.to_json(), as_json, _text(summary))
     _finish(experiment, ending)
@@ -232,6 +310,17 @@ def _open(directory: Path) -> tuple[Experiment, ExperimentConfig]:
     return experiment, experiment.read_config()
 
 
+def _bench(experiment: Experiment, config: ExperimentConfig) -> Bench:
+    from hyperpower_runner.hardware.bench import make_bench
+
+    return make_bench(config.platform, experiment.root, experiment.read_features(config))
+
+
+def _forms(words: list[str]) -> dict[str, str]:
+    """What --form says, by metric; "" for all that are not named."""
+    return {metric: form for metric, _, form in (word.rpartition("=") for word in words)}
+
+
 def _check_feasible(experiment: Experiment, config: ExperimentConfig) -> None:
     """Raise unless a first suggestion can be made: nothing runs in a space whose constraints exclude everything."""
     from hyperpower_runner.errors import InfeasibleError
@@ -241,6 +330,16 @@ def _check_feasible(experiment: Experiment, config: ExperimentConfig) -> None:
         Search(config, models=experiment.read_models(config)).propose()
     except InfeasibleError as error:
         raise InfeasibleError(f"{experiment.config_file}: {error}") from None
+
+
+def _tell_of_unknown(experiment: Experiment, config: ExperimentConfig) -> None:
+    """Say which constraints nothing can tell of before, or even after, a job runs."""
+    from hyperpower_runner.view import describe_constraint
+
+    models = experiment.read_models(config)
+    for metric in config.constraints:
+        if metric not in models.models and metric in PHYSICAL:
+            _say(f"constraints.{metric} {describe_constraint(config, models, metric)}")
 
 
 def _drive(experiment: Experiment, config: ExperimentConfig) -> tuple[Ending, Summary]:
@@ -301,13 +400,15 @@ def _read_summary(experiment: Experiment, config: ExperimentConfig) -> Summary:
 
 
 def _text(summary: Summary) -> str:
-    from hyperpower_runner.view import show_best, show_budget, show_sampling
+    from hyperpower_runner.view import show_best, show_budget, show_platform, show_sampling
 
     counts = ", ".join(f"{count:,} {name}" for name, count in summary.counts.items() if count)
     lines = {"jobs": counts or "none yet", "best": show_best(summary), "budget": show_budget(summary)}
     if summary.config.constraints:
         found = summary.violations
         lines["violations"] = f"{found['predicted']} predicted, {found['measured']} measured"
+    if summary.config.platform:
+        lines["platform"] = show_platform(summary.config)
     sampling = show_sampling(summary)
     if sampling:
         lines["surrogate"] = sampling

@@ -12,13 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hyperpower_runner.config_file import ConfigFile, VariableFile, check, load
+from hyperpower_runner.config_file import ConfigFile, ConstraintFile, VariableFile, check, load
 from hyperpower_runner.errors import ConfigError, ExpressionError, shortened
+from hyperpower_runner.hardware.measurement import Protocol
 from hyperpower_runner.job_files import SCHEMA
 from hyperpower_runner.space import Space, Variable, parse_constraints
 from hyperpower_runner.stopping import StoppingRule
 
+SIMULATED = "simulated-"  # what the names of simulated platforms begin with
 LARGEST_INT = 2**31 - 1
+CONFIDENCE = 0.95  # of a bound that says nothing of it and shall be recalibrated
 LARGEST_FLOAT = 1e300  # so that the width of a range is finite
 
 # Units of a bound written as text, by the suffix of the metric's name, and their factor.
@@ -35,12 +38,15 @@ class ExperimentConfig:
     """A checked config.json.
 
     command: the words that start the objective, to which the path of job.json is added.
-    constraints: upper bounds by metric, in the metric's unit.
+    constraints: upper bounds by metric, in the metric's unit. confidence: of those whose prediction needs a margin, how
+        often it shall hold; recalibrated: those whose margin is learned from measured jobs too.
     stopping_rule: None where early termination is off.
     evaluations, hours: the budget; None for no limit.
     sigma_0: the standard deviation of rand-walk's steps, in the unit cube (3.5).
     initial_points: how many evaluations hw-ieci and hw-cwei draw before their Gaussian process proposes.
     noiseless: whether an evaluation repeated gives the same value again (Spearmint's likelihood NOISELESS).
+    platform: the device that budgets are about; measure_jobs: whether completed jobs are measured on it.
+    samples, protocol: how many structures are profiled on it, and how.
     """
 
     name: str
@@ -50,6 +56,8 @@ class ExperimentConfig:
     epochs: int | None
     optimize: str
     constraints: Mapping[str, float]
+    confidence: Mapping[str, float]
+    recalibrated: frozenset[str]
     method: str
     sigma_0: float
     initial_points: int
@@ -59,6 +67,9 @@ class ExperimentConfig:
     evaluations: int | None
     hours: float | None
     platform: Mapping[str, Any]
+    measure_jobs: bool
+    samples: int
+    protocol: Protocol
     scheduler: str
     max_concurrent: int
     polling_time_s: float
@@ -66,6 +77,11 @@ class ExperimentConfig:
     max_retries: int
     max_consecutive_failures: int
     seed: int
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the device is a formula: what is said of its power and memory was measured nowhere."""
+        return str(self.platform.get("meter", "")).startswith(SIMULATED)
 
     @property
     def hardware_limits(self) -> Mapping[str, float]:
@@ -101,6 +117,10 @@ def _config(file: ConfigFile, runnable: bool) -> ExperimentConfig:
     except ExpressionError as error:
         raise ExpressionError(f"known-constraints: {error}") from None
     optimize = _optimize(file)
+    bounds = {
+        metric: bound if isinstance(bound, ConstraintFile) else ConstraintFile(max=bound)
+        for metric, bound in file.constraints.items()
+    }
     return ExperimentConfig(
         name=file.experiment_name or "",
         space=space,
@@ -108,7 +128,13 @@ def _config(file: ConfigFile, runnable: bool) -> ExperimentConfig:
         env=dict(file.objective.env) if file.objective else {},
         epochs=file.objective.epochs if file.objective else None,
         optimize=optimize,
-        constraints={metric: _bound(metric, value) for metric, value in file.constraints.items()},
+        constraints={metric: _bound(metric, bound.max) for metric, bound in bounds.items()},
+        confidence={
+            metric: bound.confidence or CONFIDENCE
+            for metric, bound in bounds.items()
+            if bound.confidence is not None or bound.recalibrate
+        },
+        recalibrated=frozenset(metric for metric, bound in bounds.items() if bound.recalibrate),
         method=file.method,
         sigma_0=file.method_args.sigma_0,
         initial_points=file.method_args.initial_points,
@@ -117,7 +143,10 @@ def _config(file: ConfigFile, runnable: bool) -> ExperimentConfig:
         stopping_rule=StoppingRule(**file.early_termination.model_dump()) if file.early_termination else None,
         evaluations=_evaluations(file),
         hours=file.budget.hours,
-        platform=file.platform.model_dump(by_alias=True, exclude_none=True),
+        platform=file.platform.model_dump(by_alias=True, exclude_none=True, exclude={"measure_jobs"}),
+        measure_jobs=file.platform.measure_jobs and file.platform.meter is not None,
+        samples=file.profiling.samples,
+        protocol=_protocol(file),
         scheduler=file.scheduler,
         max_concurrent=file.max_concurrent,
         polling_time_s=file.polling_time,
@@ -198,6 +227,15 @@ def _likelihood(file: ConfigFile) -> str:
 def _evaluations(file: ConfigFile) -> int | None:
     given = [number for number in (file.budget.evaluations, file.max_finished_jobs) if number is not None]
     return min(given, default=None)
+
+
+def _protocol(file: ConfigFile) -> Protocol:
+    protocol = Protocol(**file.profiling.model_dump(exclude={"samples"}))
+    if protocol.most_repeats < protocol.repeats:
+        raise ConfigError(
+            f"profiling.most-repeats is {protocol.most_repeats}, below repeats, which is {protocol.repeats}; raise it"
+        )
+    return protocol
 
 
 def _bound(metric: str, value: float | str) -> float:

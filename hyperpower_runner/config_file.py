@@ -15,6 +15,7 @@ import pydantic
 from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt
 
 from hyperpower_runner.errors import ConfigError, did_you_mean, shortened
+from hyperpower_runner.hardware.measurement import Protocol
 from hyperpower_runner.job_files import SCHEMA
 from hyperpower_runner.stopping import StoppingRule
 
@@ -72,12 +73,49 @@ class EarlyTerminationFile(_File):
 
 
 class PlatformFile(_File):
-    """The device that budgets are about; hardware models of another one are refused."""
+    """The device that budgets are about; hardware models of another one are refused.
+
+    rail: the power rail to read, for the meter "jetson". trace: a file of recorded traces, for the meter "replay".
+    measure_jobs: whether the network of each completed job is measured too.
+    """
 
     meter: str | None = None
-    device: int | str | None = None
+    device: Annotated[int, Field(ge=0)] | str | None = None
     batch_size: PositiveInt | None = None
     dtype: str | None = None
+    rail: str | None = None
+    trace: str | None = None
+    measure_jobs: bool = True
+
+
+class ConstraintFile(_File):
+    """A bound with what is asked of the hardware model that predicts the metric; see `hardware.margins`."""
+
+    max: FiniteFloat | str
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] | None = None
+    recalibrate: bool = False
+
+
+class ProfilingFile(_File):
+    """How structures are measured; see `hardware.measurement.Protocol`."""
+
+    samples: PositiveInt = 100
+    warm_up_s: Annotated[float, Field(gt=0)] = Protocol.warm_up_s
+    warm_up_steps: Annotated[int, Field(ge=0)] = Protocol.warm_up_steps
+    longest_warm_up_s: PositiveFloat = Protocol.longest_warm_up_s
+    window_s: PositiveFloat = Protocol.window_s
+    sample_hz: Annotated[float, Field(gt=0, le=1000)] = Protocol.sample_hz
+    idle_s: PositiveFloat = Protocol.idle_s
+    idle_every: PositiveInt = Protocol.idle_every
+    reference_every: PositiveInt = Protocol.reference_every
+    repeats: PositiveInt = Protocol.repeats
+    most_repeats: PositiveInt = Protocol.most_repeats
+    half_width: PositiveFloat = Protocol.half_width
+    agreement: PositiveFloat = Protocol.agreement
+    settled: PositiveFloat = Protocol.settled
+    slope: PositiveFloat = Protocol.slope
+    clock: PositiveFloat = Protocol.clock
+    most_redos: Annotated[int, Field(ge=0)] = Protocol.most_redos
 
 
 class TaskFile(_File):
@@ -103,7 +141,7 @@ class ConfigFile(_File):
     objective: ObjectiveFile | None = None
     variables: Annotated[dict[str, VariableFile], Field(min_length=1)]
     optimize: str | None = None
-    constraints: dict[str, FiniteFloat | str] = {}
+    constraints: dict[str, FiniteFloat | str | ConstraintFile] = {}
     known_constraints: list[str] = []
     method: Literal["rand", "rand-walk", "hw-cwei", "hw-ieci"] = "hw-ieci"
     method_args: MethodArgsFile = MethodArgsFile()
@@ -111,6 +149,7 @@ class ConfigFile(_File):
     early_termination: EarlyTerminationFile | Literal[False] = EarlyTerminationFile()
     budget: BudgetFile = BudgetFile()
     platform: PlatformFile = PlatformFile()
+    profiling: ProfilingFile = ProfilingFile()
     tasks: dict[str, TaskFile] = {}
     likelihood: Literal["GAUSSIAN", "NOISELESS"] = "GAUSSIAN"
     scheduler: Literal["local"] = "local"
@@ -223,6 +262,8 @@ def _model_at(path: list[str]) -> type[_File]:
         "budget": BudgetFile,
         "early-termination": EarlyTerminationFile,
         "platform": PlatformFile,
+        "profiling": ProfilingFile,
+        "constraints": ConstraintFile,
         "tasks": TaskFile,
         "method-args": MethodArgsFile,
     }

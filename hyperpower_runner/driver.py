@@ -86,6 +86,7 @@ class Driver:
         self.discarded = dict(experiment.read_rejections())  # candidates, by the job that was looked for
         self.ending: Ending | None = None
         self._told_to_wait = self._told_of_stop = self._told_of_sampling = False
+        self._told_of_extrapolation: set[str] = set()
         self._failures = 0  # in a row, since this driver was started
         self._elapsed_before_s = elapsed_s(experiment.working_spans(self.history, time.time()))
         self._begun_s = time.monotonic()
@@ -138,6 +139,7 @@ class Driver:
             self.slots.start(job.job_id)
         self.observer.started(trial, adopted=False)
         self._tell_of_sampling(trial.job)
+        self._tell_of_extrapolation(trial.job)
 
     def _next_job(self) -> Job | None:
         """Ask the method for the next job; None, with the reason as the ending, where it has none."""
@@ -151,7 +153,7 @@ class Driver:
             self.ending = Ending(Why.INFEASIBLE, f"{self.experiment.config_file}: {error}")
             return None
         if rejection.discarded:
-            self.experiment.append_rejection(job.job_id, rejection)
+            self.experiment.append_rejection(job.job_id, rejection, self.config.platform)
             self.discarded[job.job_id] = rejection.discarded
         rule, hours = self.config.stopping_rule, self.config.hours
         return replace(
@@ -163,6 +165,8 @@ class Driver:
             timeout_s=self.config.timeout_s,
             deadline=None if hours is None else created_s + hours * 3600 - self._elapsed_s(),
             stopping_rule=rule.to_json() if rule is not None else None,
+            platform=dict(self.config.platform),
+            measure=self.config.measure_jobs,
             created_s=created_s,
         )
 
@@ -174,6 +178,16 @@ class Driver:
                 f"job {job.job_id}: the hyper-parameters of its Gaussian process were sampled, but their chain had not"
                 " converged; the suggestion is feasible as any, but may be a worse guess (status counts such jobs)"
             )
+
+    def _tell_of_extrapolation(self, job: Job) -> None:
+        """Say once of each metric that it is predicted of networks unlike those that were profiled."""
+        for metric in job.extrapolated:
+            if metric in self.config.constraints and metric not in self._told_of_extrapolation:
+                self._told_of_extrapolation.add(metric)
+                self.observer.note(
+                    f"job {job.job_id}: its {metric} is extrapolated, since no network as large or as small was"
+                    " profiled; profile more structures of this space, and fit again"
+                )
 
     def _check_ending(self) -> None:
         """See whether no more jobs shall be started, or the running ones shall be cancelled."""

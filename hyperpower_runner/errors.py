@@ -7,6 +7,9 @@ HyperPowerError             what the user can act on; the command line prints it
 ├── InfeasibleError         no feasible point could be found in the space
 ├── SpaceExhaustedError     every feasible point has been tried: the search ends
 ├── SearchError             a search was told what is no result of one of its jobs
+├── MeterError              a device that is not there, may not be read, is busy, or went away
+├── InferenceError          an objective's inference step could not be run to its end
+├── ProfileError            hardware/profile.jsonl holds what cannot be used, or too little of it
 ├── ModelsError             hardware/models.json does not fit the space or is not a models file
 ├── ExperimentError         a file of an experiment directory is missing, unreadable or of a newer schema
 ├── LockedError             another driver holds the experiment
@@ -50,6 +53,18 @@ class SpaceExhaustedError(HyperPowerError):
 
 class SearchError(HyperPowerError):
     """A search was told what is no result of one of its jobs."""
+
+
+class MeterError(HyperPowerError):
+    """A device that is not there, may not be read, is busy, or went away."""
+
+
+class InferenceError(HyperPowerError):
+    """An objective's inference step could not be run to its end."""
+
+
+class ProfileError(HyperPowerError):
+    """hardware/profile.jsonl holds what cannot be used, or too little of it."""
 
 
 class ModelsError(HyperPowerError):

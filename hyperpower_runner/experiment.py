@@ -11,6 +11,7 @@ import contextlib
 import os
 import shlex
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,8 @@ from hyperpower_runner import processes
 from hyperpower_runner.config import ExperimentConfig, parse_text
 from hyperpower_runner.errors import ConfigError, ExperimentError, LockedError, did_you_mean
 from hyperpower_runner.hardware import models as hardware_models
+from hyperpower_runner.hardware.features import Features, load_features
+from hyperpower_runner.hardware.profile import Profile, read_profile
 from hyperpower_runner.job_files import SCHEMA, JobFiles, append_json_line, read_json, read_json_lines, write_json
 from hyperpower_runner.trial import History, Job, Rejection, Result, Status, Trial
 
@@ -37,6 +40,7 @@ class Experiment:
         self.config_file = root / "config.json"
         self.jobs = root / "jobs"
         self.rejected_file = root / "rejected.jsonl"
+        self.profile_file = root / "hardware" / "profile.jsonl"
         self.models_file = root / "hardware" / "models.json"
         self.state = root / "state"
         self.holder_file = self.state / "driver.json"
@@ -90,7 +94,17 @@ class Experiment:
         content = read_json(self.models_file)
         if content is None:
             return hardware_models.HardwareModels(config.space)
-        return hardware_models.from_json(content, config.space, config.platform, str(self.models_file))
+        where, features = str(self.models_file), self.read_features(config)
+        return hardware_models.from_json(content, config.space, config.platform, where, features)
+
+    def read_features(self, config: ExperimentConfig) -> Features | None:
+        """The hook `features(params)` of the objective's script, where that is in Python and has one."""
+        scripts = [word for word in config.command if word.endswith(".py")]
+        return load_features(self.root / scripts[0]) if scripts else None
+
+    def read_profile(self, config: ExperimentConfig) -> Profile:
+        """Read hardware/profile.jsonl: what was measured on the platform of config.json, and complaints of the rest."""
+        return read_profile(self.profile_file, config.space).on(config.platform)
 
     # --- jobs
 
@@ -179,8 +193,9 @@ class Experiment:
 
     # --- candidates that never ran
 
-    def append_rejection(self, job_id: int, rejection: Rejection) -> None:
-        line = {"schema": SCHEMA, "id": job_id, "discarded": rejection.discarded, "first": list(rejection.first)}
+    def append_rejection(self, job_id: int, rejection: Rejection, platform: Mapping[str, Any]) -> None:
+        discarded, first = rejection.discarded, list(rejection.first)
+        line = {"schema": SCHEMA, "id": job_id, "platform": dict(platform), "discarded": discarded, "first": first}
         append_json_line(self.rejected_file, line)
 
     def read_rejections(self) -> Mapping[int, int]:
@@ -215,6 +230,13 @@ class Experiment:
         finally:
             self.holder_file.unlink(missing_ok=True)
             lock.release()
+
+    @contextlib.contextmanager
+    def device_lock(self) -> Iterator[None]:
+        """Hold the device: of the workers on this host, one at a time measures its job's network."""
+        self.state.mkdir(exist_ok=True)
+        with filelock.FileLock(self.state / f"device-{socket.gethostname()}.lock"):
+            yield
 
     def holder(self) -> dict[str, Any] | None:
         """The process that drives the search now, wherever it runs; the kernel's lock says whether there is one."""

@@ -10,8 +10,15 @@
                 break
         return {"error": error}
 
+    def inference(job):                      # optional: what power and memory are measured of
+        model, batch = ...
+        return lambda: model(batch)
+
+    def features(params):                    # optional: what they are predicted from, beside params
+        return {"parameters": ..., "macs": ..., "activations": ...}
+
     if __name__ == "__main__":
-        objective.run(evaluate)
+        objective.run(evaluate, inference)
 
 A script that uses `run` is called with the path of a job.json as its last argument, as the worker does, or by hand with
 parameters (`train.py fc_units=300 learning_rate=0.01 --epochs 2`), and explains itself with `--help`.
@@ -46,7 +53,9 @@ class Job:
     """One configuration to evaluate, as a wrapper script sees it.
 
     job_id, params (natural units, by name), seed, threads (how many this job may use, or None), metric (the one to
-    report), options (what the script's own parser parsed).
+    report), options (what the script's own parser parsed), task ("evaluate", or "profile" where only the inference step
+    is run, for `seconds` and at least `warm_up_steps` times), batch_size and dtype (of that step, from "platform" of
+    config.json, or None where it says nothing).
     """
 
     def __init__(self, content: trial.Job, files: JobFiles | None, options: argparse.Namespace) -> None:
@@ -55,7 +64,12 @@ class Job:
         self.seed = content.seed
         self.threads = content.threads
         self.metric = content.metric
+        self.task = content.task
         self.options = options
+        self.batch_size: int | None = content.platform.get("batch-size")
+        self.dtype: str | None = content.platform.get("dtype")
+        self.seconds = content.seconds or 0.0
+        self.warm_up_steps = content.warm_up_steps or 0
         self._content = content
         self._files = files
         self._curve: list[stopping.CurvePoint] = []
@@ -77,12 +91,20 @@ class Job:
         epoch = epoch if isinstance(epoch, int | float) else float(epoch)
         error, loss = _plain(error), _plain(loss)
         self._curve.append(stopping.CurvePoint(epoch, error, loss))
-        line = {"epoch": epoch, "error": error, "loss": loss, "time_s": round(time.monotonic() - self._started_s, 3)}
+        line = {"epoch": epoch, "error": error, "loss": loss, "time_s": self._age_s()}
         line.update({name: _plain(value) for name, value in more.items()})
         if self._files is not None:
             append_json_line(self._files.progress, line)
         else:
             print(json.dumps(strict(line)), file=sys.stderr, flush=True)
+
+    def _age_s(self) -> float:
+        return round(time.monotonic() - self._started_s, 3)
+
+    def mark_inference(self) -> None:
+        """Say in progress.jsonl that from now on nothing but inference steps run."""
+        if self._files is not None:
+            append_json_line(self._files.progress, {"inference": True, "time_s": self._age_s()})
 
     def decision(self) -> stopping.Decision:
         """What the stopping rule (3.2) says of the curve reported so far."""
@@ -107,7 +129,8 @@ def run(
     """Evaluate the job named on the command line and print its metrics as the last line of stdout.
 
     evaluate: takes a `Job`; returns its metrics as a dict, or one number for the metric that the search minimises.
-    inference: optional; takes a `Job` and returns a function that runs one inference step.
+    inference: optional; takes a `Job` and returns a function that runs one inference step, and waits for it. It is what
+        `hyperpower-runner profile` runs, back to back, while the device is measured.
     parser: the script's own options, which reach it as `job.options`; its description heads `--help`.
     """
     import argparse  # here, so that importing this module stays cheap
@@ -117,7 +140,9 @@ def run(
     arguments = parser.parse_intermixed_args(argv)
     try:
         job = _job_from(arguments)
-        if arguments.inference_s is not None:
+        if job.task == trial.PROFILE:
+            _deliver(_run_inference(job, inference, job.seconds, job.warm_up_steps), job.metric)
+        elif arguments.inference_s is not None:
             _deliver(_run_inference(job, inference, arguments.inference_s), job.metric)
         else:
             _deliver(evaluate(job), job.metric)
@@ -181,17 +206,43 @@ def _parameter(word: str) -> tuple[str, Any]:
 
 
 def _run_inference(
-    job: Job, inference: Callable[[Job], Callable[[], object]] | None, seconds: float
-) -> dict[str, float]:
+    job: Job, inference: Callable[[Job], Callable[[], object]] | None, seconds: float, warm_up_steps: int = 0
+) -> dict[str, Any]:
+    """Run the inference step back to back, for so many seconds and at least so many steps; say what was done.
+
+    A first line in progress.jsonl tells whoever measures that what follows is inference only.
+    """
     if inference is None:
         raise ObjectiveError("this script has no inference step: pass one to objective.run(evaluate, inference)")
     step = inference(job)
     step()  # the first one pays for what is set up lazily
-    started_s, steps = time.perf_counter(), 0
-    while (elapsed_s := time.perf_counter() - started_s) < seconds:
+    job.mark_inference()
+    begun_s = time.perf_counter()
+    counted_from_s, steps, counted = begun_s, 0, 0
+    while (now_s := time.perf_counter()) - begun_s < seconds or steps < warm_up_steps:
         step()
         steps += 1
-    return {"steps": steps, "duration_s": elapsed_s}
+        counted += 1
+        if steps == warm_up_steps:
+            counted_from_s, counted = time.perf_counter(), 0
+    if not counted:  # so slow that there was nothing but warming up
+        counted_from_s, counted = begun_s, steps
+    return {"steps": counted, "duration_s": now_s - counted_from_s, **_framework(job)}
+
+
+def _framework(job: Job) -> dict[str, Any]:
+    """What ran the inference step, and what its allocator says, where that is torch."""
+    said: dict[str, Any] = {"framework": f"Python {sys.version.split()[0]}"}
+    if job.batch_size is not None:
+        said["batch_size"] = job.batch_size
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        said["framework"] = f"torch {torch.__version__}"
+        if torch.cuda.is_initialized():
+            said["device"] = torch.cuda.get_device_name()
+            said["torch_allocated_bytes"] = torch.cuda.max_memory_allocated()
+            said["torch_reserved_bytes"] = torch.cuda.max_memory_reserved()
+    return said
 
 
 def _plain(value: Any) -> float | None:
@@ -229,6 +280,11 @@ def run_spearmint_main(main_file: str, job_file: str) -> None:
     import numpy as np  # the interface that Spearmint's scripts expect; nothing else here needs it
 
     job = read_job(Path(job_file))
+    if job.task == trial.PROFILE:
+        raise ObjectiveError(
+            f"{main_file}: Spearmint's main(job_id, params) has no inference step to profile; write the script with"
+            " objective.run(evaluate, inference), and name it in objective.command"
+        )
     specification = importlib.util.spec_from_file_location("spearmint_main", main_file)
     if specification is None or specification.loader is None:
         raise ObjectiveError(f"{main_file}: cannot be imported as Python; main-file names a .py file")

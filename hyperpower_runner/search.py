@@ -25,9 +25,10 @@ from hyperpower_runner import methods
 from hyperpower_runner.config import ExperimentConfig, parse
 from hyperpower_runner.errors import ConfigError, ParamsError, SearchError, did_you_mean, shortened
 from hyperpower_runner.experiment import Experiment
+from hyperpower_runner.hardware.margins import recalibrated
 from hyperpower_runner.hardware.models import HardwareModels
 from hyperpower_runner.job_files import as_number
-from hyperpower_runner.trial import ENDED, History, Job, Recommendation, Rejection, Result, Status, Trial
+from hyperpower_runner.trial import ENDED, History, Job, Params, Recommendation, Rejection, Result, Status, Trial
 
 RECOMMENDATION = 1  # the third word of the seed of `recommend`, so that it draws what no job draws
 
@@ -67,10 +68,12 @@ class Search:
             )
         self.config = config
         self.models = models or HardwareModels(config.space)
-        self.method = methods.make_method(config, self.models)
         self._trials = {trial.job.job_id: trial for trial in history or ()}
         self._history: History | None = None
         check_jobs(config, self.history, where)
+        self._trials = {trial.job_id: trial for trial in in_hindsight(self.history, self.models)}
+        self._history = None
+        self._method: tuple[Mapping[str, float], methods.Method] | None = None
 
     # --- what users call
 
@@ -123,7 +126,20 @@ class Search:
     def recommend(self) -> Recommendation | None:
         """The point that the surrogate's posterior mean prefers, tried or not; None where too little is known."""
         rng = np.random.default_rng([self.config.seed, len(self.history), RECOMMENDATION])
-        return methods.recommend(self.config, self.models, self.history, rng)
+        return methods.recommend(self.config, self.calibrated_models, self.history, rng)
+
+    @property
+    def calibrated_models(self) -> HardwareModels:
+        """The hardware models with the margins that the config, and the jobs so far, call for."""
+        return calibrated(self.models, self.config, self.history)
+
+    @property
+    def method(self) -> methods.Method:
+        """What proposes the next params, with the margins that the jobs so far call for."""
+        models = self.calibrated_models
+        if self._method is None or models.margins != self._method[0]:
+            self._method = models.margins, methods.make_method(self.config, models)
+        return self._method[1]
 
     @property
     def history(self) -> History:
@@ -149,6 +165,7 @@ class Search:
             seed=self._seed(job_id),
             metric=self.config.optimize,
             predictions=suggestion.predictions,
+            extrapolated=self._extrapolated(suggestion.params),
             surrogate=suggestion.surrogate,
         )
         return job, suggestion.rejection
@@ -167,6 +184,11 @@ class Search:
         trial = replace(self._trials[job_id], result=result)
         self._trials[job_id], self._history = trial, None
         return trial
+
+    def _extrapolated(self, params: Params) -> list[str]:
+        """The metrics whose prediction rests on no profiled structure like this one."""
+        beyond = self.models.extrapolates(self.config.space.from_params(params)[np.newaxis])
+        return [metric for metric, where in beyond.items() if where[0]]
 
     def _next_id(self) -> int:
         return max(self._trials, default=0) + 1
@@ -211,6 +233,42 @@ class Search:
             if metric not in metrics and metric not in job.predictions and near:
                 what = f'was told "{near}" but no "{metric}", which has a constraint'
                 raise SearchError(f"job {job.job_id} {what}; call it by that name")
+
+
+def in_hindsight(history: History, models: HardwareModels) -> History:
+    """Judge jobs that ran before there were models by what these predict of them."""
+
+    def judged(trial: Trial) -> Trial:
+        missing = [metric for metric in models.models if metric not in trial.job.predictions]
+        if not missing:
+            return trial
+        predicted = models.predict_point(models.space.from_params(trial.params))
+        return replace(trial, hindsight={metric: predicted[metric] for metric in missing})
+
+    return History(tuple(map(judged, history)))
+
+
+def calibrated(models: HardwareModels, config: ExperimentConfig, history: History) -> HardwareModels:
+    """The models with the margins that config.json asks for; raises ModelsError where a model cannot tell them."""
+    modelled = [metric for metric in config.confidence if metric in models.models and config.hardware_aware]
+    margins = {metric: models.margin(metric, config.confidence[metric]) for metric in modelled}
+    for metric in config.recalibrated & margins.keys():
+        outcomes = _outcomes(models, metric, history)
+        margins[metric] = recalibrated(
+            models.ratios(metric), config.confidence[metric], outcomes, config.constraints[metric]
+        )
+    return replace(models, margins=margins)
+
+
+def _outcomes(models: HardwareModels, metric: str, history: History) -> list[tuple[float, float]]:
+    """What the models predict, and what was measured, of each job that was: in the order of their ids."""
+    trials = [trial for trial in history if as_number(trial.metrics.get(metric)) is not None]
+    if not trials:
+        return []
+    predicted = models.predict(np.array([models.space.from_params(trial.params) for trial in trials]))[metric]
+    measured = [trial.metrics[metric] for trial in trials]
+    pairs = zip(predicted.tolist(), measured, strict=True)
+    return [(before, after) for before, after in pairs if after is not None and np.isfinite(after) and before > 0]
 
 
 def check_jobs(config: ExperimentConfig, history: History, where: str) -> None:

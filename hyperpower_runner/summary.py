@@ -84,6 +84,8 @@ class Summary:
             "method": self.config.method,
             "hardware_aware": self.config.hardware_aware,
             "optimize": self.config.optimize,
+            "platform": dict(self.config.platform),
+            "simulated": self.config.simulated,
             "experiment_name": self.config.name,
         }
 

@@ -15,6 +15,8 @@ from typing import Any
 
 Params = dict[str, Any]
 
+PROFILE = "profile"  # the task of a job that runs its network for a meter, instead of training it
+
 
 class Status(str, Enum):
     """Where a job stands. The first two are derived from what exists on disk; the others are in its result."""
@@ -46,6 +48,10 @@ class Job:
     surrogate: how the Gaussian process that proposed `params` was fitted, empty where none was.
     command: the words that start the objective, to which the path of job.json is added; env: what they find set.
     stopping_rule: a `StoppingRule` in JSON form, or None for no early termination.
+    extrapolated: the metrics whose prediction rests on no profiled structure like this one.
+    platform: the device that budgets are about ("meter", "batch-size", "dtype", ...), as in config.json.
+    measure: whether the network is measured on it once its training has completed.
+    seconds, warm_up_steps: of the task "profile": for how long to run the inference step, and at least how often.
     created_s: when the driver began to look for `params`; deadline: when the search's budget of hours ends, or None.
     """
 
@@ -62,11 +68,16 @@ class Job:
     deadline: float | None = None
     stopping_rule: dict[str, Any] | None = None
     predictions: dict[str, float] = field(default_factory=dict)
+    extrapolated: list[str] = field(default_factory=list)
     surrogate: dict[str, Any] = field(default_factory=dict)
+    platform: dict[str, Any] = field(default_factory=dict)
+    measure: bool = False
+    seconds: float | None = None
+    warm_up_steps: int | None = None
     created_s: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        content = {
             "id": self.job_id,
             "task": self.task,
             "params": self.params,
@@ -80,9 +91,15 @@ class Job:
             "deadline": self.deadline,
             "stopping_rule": self.stopping_rule,
             "predictions": self.predictions,
+            "extrapolated": self.extrapolated,
             "surrogate": self.surrogate,
+            "platform": self.platform,
+            "measure": self.measure,
             "created_s": self.created_s,
         }
+        if self.task == PROFILE:
+            content.update(seconds=self.seconds, warm_up_steps=self.warm_up_steps)
+        return content
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Job:
@@ -95,6 +112,8 @@ class Job:
             ("env", dict),
             ("metric", str),
             ("surrogate", dict),
+            ("extrapolated", list),
+            ("platform", dict),
         ):
             if not isinstance(data.get(name, kind()), kind):
                 raise TypeError(f"{name} is {data[name]!r}")
@@ -210,10 +229,15 @@ def params_key(params: Params) -> str:
 
 @dataclass(frozen=True)
 class Trial:
-    """A job with its result, or without one while it is pending or running."""
+    """A job with its result, or without one while it is pending or running.
+
+    hindsight: what hardware models that were fitted after the job had started predict, of metrics without a prediction
+        in job.json. It helps to judge the job, but the job was not chosen by it.
+    """
 
     job: Job
     result: Result | None = None
+    hindsight: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
@@ -245,8 +269,8 @@ class Trial:
 
     def constrained_value(self, metric: str) -> float | None:
         """The measured value of a metric, else the predicted one, else None."""
-        measured = self.metrics.get(metric)
-        return measured if measured is not None else self.job.predictions.get(metric)
+        known = (values.get(metric) for values in (self.metrics, self.job.predictions, self.hindsight))
+        return next((value for value in known if value is not None), None)
 
     def is_feasible(self, constraints: Mapping[str, float]) -> bool:
         """True where each constrained metric is known and at most its upper bound."""

@@ -18,6 +18,8 @@ from rich.text import Text
 from hyperpower_runner.config import ExperimentConfig
 from hyperpower_runner.errors import did_you_mean, printable, shortened
 from hyperpower_runner.experiment import Experiment
+from hyperpower_runner.hardware.bench import measured_by
+from hyperpower_runner.hardware.models import HardwareModels
 from hyperpower_runner.job_files import as_number, read_json_lines
 from hyperpower_runner.summary import Summary
 from hyperpower_runner.trial import Recommendation, Status, Trial
@@ -30,6 +32,14 @@ def show_number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) < 1e15 and value == int(value) else f"{value:.5g}"
+
+
+def show_metric(name: str, value: float | None) -> str:
+    """A number with what its metric's name says of its unit: bytes in the unit that suits them."""
+    if value is None or not name.endswith("_bytes"):
+        return show_number(value)
+    exponent = next((exponent for exponent in (9, 6, 3) if abs(value) >= 10**exponent), 0)
+    return f"{value / 10**exponent:.4g} {['B', 'kB', 'MB', 'GB'][exponent // 3]}"
 
 
 def show_params(params: dict[str, Any]) -> str:
@@ -61,10 +71,24 @@ def show_unmet(trial: Trial, constraints: Mapping[str, float]) -> str:
     """The constraints that a trial is known to exceed, with its values."""
     values = ((metric, trial.constrained_value(metric), bound) for metric, bound in constraints.items())
     return ", ".join(
-        f"{metric} {show_number(value)} > {show_number(bound)}"
+        f"{metric} {show_metric(metric, value)} > {show_metric(metric, bound)}"
         for metric, value, bound in values
         if value is not None and value > bound
     )
+
+
+def show_hardware(trial: Trial, constraints: Mapping[str, float]) -> str:
+    """The constrained metrics of a trial, measured beside predicted."""
+    parts = []
+    for metric in constraints:
+        measured, predicted = trial.metrics.get(metric), trial.job.predictions.get(metric)
+        if measured is not None and predicted is not None:
+            parts.append(f"{metric} {show_metric(metric, measured)} ({show_metric(metric, predicted)} predicted)")
+        elif measured is not None:
+            parts.append(f"{metric} {show_metric(metric, measured)}")
+        elif predicted is not None:
+            parts.append(f"{metric} {show_metric(metric, predicted)} predicted")
+    return "".join(f", {part}" for part in parts)
 
 
 class Lines:
@@ -85,7 +109,8 @@ class Lines:
 
     def ended(self, trial: Trial) -> None:
         assert trial.result is not None
-        text = Text.assemble(self._name(trial), " ", (show_outcome(trial), STYLES.get(trial.result.status, "red")))
+        outcome = show_outcome(trial) + show_hardware(trial, self.config.constraints)
+        text = Text.assemble(self._name(trial), " ", (outcome, STYLES.get(trial.result.status, "red")))
         value = trial.objective
         if (
             value is not None
@@ -98,7 +123,16 @@ class Lines:
             unmet = show_unmet(trial, self.config.constraints)
             text.append(f"  exceeds {unmet}" if unmet else "", style="yellow")
         self._write(text)
+        self._warn_of_unmeasured(trial)
         self._warn_of_unknown(trial)
+
+    def _warn_of_unmeasured(self, trial: Trial) -> None:
+        """Say once of each reason why a completed job's network could not be measured."""
+        measurement = trial.result.extra.get("measurement") if trial.result else None
+        reason = measurement.get("reason") if isinstance(measurement, dict) else None
+        if reason and reason not in self._warned:
+            self._warned.add(reason)
+            self.note(f"job {trial.job_id}: its network was not measured, predictions stand: {reason}")
 
     def _warn_of_unknown(self, trial: Trial) -> None:
         """Say once of each constrained metric that a completed job did not report: no such job can become the best."""
@@ -152,6 +186,8 @@ class LiveView(Lines):
             Text.assemble(("best    ", "bold"), show_best(summary)),
             Text.assemble(("budget  ", "bold"), show_budget(summary)),
         ]
+        if self.config.simulated:
+            lines.insert(1, Text.assemble(("device  ", "bold"), show_platform(self.config)))
         if summary.unfinished:
             lines.append(self._running(summary))
         return Group(*lines)
@@ -175,12 +211,32 @@ class LiveView(Lines):
         return table
 
 
+def show_platform(config: ExperimentConfig) -> str:
+    """The device that budgets are about, and whether there is one at all."""
+    text = ", ".join(f"{key} {value}" for key, value in config.platform.items())
+    return f"SIMULATED, not measured: {text}" if config.simulated else text
+
+
+def describe_constraint(config: ExperimentConfig, models: HardwareModels, metric: str) -> str:
+    """How it will be known whether a budget is met, in one clause; models: with their margins."""
+    if metric in models.models:
+        margin = models.margins.get(metric)
+        how = f"is predicted before a job runs ({models.describe(metric)})"
+        how += f", with a margin of {100 * (margin - 1):.2g} %" if margin is not None else ""
+        return how if config.hardware_aware else f"{how}, and not applied: hardware-aware is false"
+    if metric in measured_by(config.platform):
+        return "has no model: it is measured after each job only; to know it before, profile and fit this platform"
+    meter = config.platform.get("meter")
+    lacking = f'and the meter "{meter}" does not measure it' if meter else "and platform.meter names no meter"
+    return f"has no model, {lacking}: only jobs that report it themselves can meet it"
+
+
 def show_best(summary: Summary) -> str:
     best = summary.best
     if best is None:
         unmet = summary.counts["completed"] > 0 and summary.config.constraints
         return "no completed job is known to meet the constraints" if unmet else "none yet"
-    metrics = [f"{name} {show_number(best.constrained_value(name))}" for name in summary.config.constraints]
+    metrics = [f"{name} {show_metric(name, best.constrained_value(name))}" for name in summary.config.constraints]
     value = f"{summary.config.optimize} {show_number(best.objective)}"
     return f"job {best.job.job_id}: {', '.join([value, *metrics])}  ({show_params(best.job.params)})"
 
@@ -197,7 +253,7 @@ def show_preferred(preferred: Recommendation | None, optimize: str) -> str:
     lines += [
         f"  {optimize:<20} {show_number(preferred.expected)} expected, {low} to {high} with a probability of 90 %"
     ]
-    lines += [f"  {name:<20} {show_number(value)} predicted" for name, value in preferred.predictions.items()]
+    lines += [f"  {name:<20} {show_metric(name, value)} predicted" for name, value in preferred.predictions.items()]
     lines += (
         [] if preferred.converged else ["  (the sampling of its hyper-parameters had not converged: take it with care)"]
     )
@@ -207,7 +263,7 @@ def show_preferred(preferred: Recommendation | None, optimize: str) -> str:
 def show_trial(trial: Trial) -> str:
     """A trial in a block of lines: its id, its metrics, its params."""
     lines = [f"job {trial.job_id}"]
-    lines += [f"  {name:<20} {show_number(value)}" for name, value in trial.metrics.items()]
+    lines += [f"  {name:<20} {show_metric(name, value)}" for name, value in trial.metrics.items()]
     return "\n".join([*lines, *_params_lines(trial.params)])
 
 

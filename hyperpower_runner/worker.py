@@ -4,8 +4,8 @@
 
 The worker is a process of its own that outlives a killed driver. It claims the attempt (so that no two workers run it),
 copies the script's output to output.log, touches the heartbeat, enforces the time limit, ends a training that the
-stopping rule calls diverged, and writes result.json exactly once. It knows nothing of the search: all it needs is in
-job.json. Standard library only, because a worker is started for every job.
+stopping rule calls diverged, has the network of a completed job measured, and writes result.json exactly once. It knows
+nothing of the search: all it needs is in job.json. Standard library only, because a worker is started for every job.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -38,6 +39,7 @@ DIVERGED_GRACE_S = 20.0  # for a script to end by itself after its training dive
 STOP_GRACE_S = 10.0  # likewise after a request to stop
 TERM_GRACE_S = 5.0  # between SIGTERM and SIGKILL
 DRAIN_S = 0.5  # for output that is still in the pipes when the script has ended
+LONGEST_MEASUREMENT_S = 300.0  # of a completed job's network, set-up included
 LONGEST_LINE = 1 << 20
 LONGEST_REASON = 500
 BLIND_POLL_S = 0.02  # where the system cannot say when a process ends
@@ -74,7 +76,8 @@ class Worker:
             finally:
                 self._end_group(script, signal.SIGKILL)  # whatever the script left behind, or itself after an error
         self._watch(time.monotonic())  # once more: the script may have acted on what came since the last look
-        return self._judge(script.returncode)
+        result = self._judge(script.returncode)
+        return self._with_measurement(result) if self.job.measure and result.status is Status.COMPLETED else result
 
     def on_sigterm(self, number: int, frame: FrameType | None) -> None:
         """End the script, and write that it was cancelled."""
@@ -196,6 +199,39 @@ class Worker:
             if key.data == "stdout":
                 self.tail = (self.tail + chunk)[-LONGEST_LINE:]
         return copied
+
+    def _with_measurement(self, result: Result) -> Result:
+        """Have the trained network's power and memory measured; what the script itself reported of them stands."""
+        content = self._measure()
+        measured = {name: as_number(value) for name, value in (content.pop("metrics", None) or {}).items()}
+        told = {name: value for name, value in result.metrics.items() if value is not None}
+        extra = {**result.extra, "measurement": content}
+        return replace(result, metrics={**result.metrics, **measured, **told}, extra=extra, ended_s=time.time())
+
+    def _measure(self) -> dict[str, Any]:
+        """What `hardware.measuring` says of this job, or the reason why it says nothing."""
+        command = [sys.executable, "-m", "hyperpower_runner.hardware.measuring", str(self.root), self.files.folder.name]
+        deadline, told = time.monotonic() + LONGEST_MEASUREMENT_S, False
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=os.setpgrp
+        ) as measuring:
+            while True:
+                with contextlib.suppress(OSError):
+                    self.files.heartbeat.touch()
+                try:
+                    stdout, _ = measuring.communicate(timeout=WATCH_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    now = time.monotonic()
+                    if now >= deadline or (not told and (self._told_to_end or self.files.stop.exists())):
+                        self._end_group(measuring, signal.SIGKILL if told else signal.SIGTERM)
+                        told, deadline = True, now + TERM_GRACE_S
+        try:
+            content = json.loads(stdout)
+        except ValueError:
+            content = None
+        failed = {"reason": f"measuring ended with exit code {measuring.returncode}; see output.log"}
+        return content if isinstance(content, dict) else failed
 
     def _judge(self, exit_code: int) -> Result:
         """Turn how the script ended into a result; a request or a limit that ended it comes before its exit code."""

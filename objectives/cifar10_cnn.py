@@ -4,7 +4,7 @@ params, the paper's thirteen with its ranges:
 
     conv{1,2,3}_features    20 to 80        feature maps of the convolution blocks (any number of blocks)
     conv{1,2,3}_kernel      2 to 5          side of the convolution kernel (5 where absent)
-    pool{1,2,3}_kernel      1 to 3          side of the max-pooling kernel, 1 is no pooling (2 where absent)
+    pool{1,2,3}_kernel      1 to 3          side of the max-pooling kernel, with stride 2 (2 where absent)
     fc_units                200 to 700      units of the fully connected layer
     learning_rate           0.001 to 0.1    of SGD, log scale
     momentum                0.8 to 0.95
@@ -20,10 +20,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 import datasets
 
 from hyperpower_runner import objective
+
+IMAGE_SHAPE = (3, 32, 32)
 
 # cnn is imported where it is used: it imports torch, which --help should not wait for.
 
@@ -39,7 +42,14 @@ def inference(job: objective.Job) -> Callable[[], object]:
     """One inference step, for profiling; needs no images."""
     import cnn
 
-    return cnn.inference(job, image_shape=(3, 32, 32))
+    return cnn.inference(job, IMAGE_SHAPE)
+
+
+def features(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters, macs and activations of one network, or of n where values have shape (n,); needs no torch."""
+    import architecture
+
+    return architecture.features(params, IMAGE_SHAPE)
 
 
 def command_line() -> argparse.ArgumentParser:

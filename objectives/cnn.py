@@ -1,25 +1,20 @@
-"""The AlexNet variants of the paper (section 4), from params to a network, and how one is trained, tested and run.
+"""The AlexNet variants of the paper (section 4) as PyTorch networks, and how one is trained, tested and run.
 
-It reads params by naming convention and knows neither where images come from (datasets.py) nor which ranges a search
-draws from (config.json). With i = 1, 2, ... for any number of convolution blocks:
+It knows neither where images come from (datasets.py) nor which ranges a search draws from (config.json).
+architecture.py reads the params that shape the network; those of its training are
 
-    conv{i}_features   feature maps of block i; as many blocks as there are of these, at least one
-    conv{i}_kernel     side of the convolution kernel (5)
-    pool{i}_kernel     side of the max-pooling kernel (2): 1 is no pooling, 3 is AlexNet's overlapping pooling
-    fc_units           units of the fully connected layer
     learning_rate      of SGD, constant over the training
     momentum           (0.9)
     weight_decay       (0.0005)
 
 Numbers in parentheses are AlexNet's, taken where a param is absent. A block is convolution, ReLU and max-pooling with
-stride min(kernel, 2); then come a fully connected layer, ReLU, and a linear one. Nothing is padded unless a kernel is
-larger than its map, so every point of the paper's space builds.
+stride 2; then come a fully connected layer, ReLU, and a linear one. Nothing is padded unless a kernel is larger than
+its map, so every point of the paper's space builds.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -27,53 +22,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from architecture import POOL_STRIDE, Architecture, convolved, finite_number, padding, pooled
 from torch import Tensor, nn
 
-from hyperpower_runner.errors import ObjectiveError, did_you_mean
+from hyperpower_runner.errors import ObjectiveError
 
 if TYPE_CHECKING:
     from datasets import ImageSet
 
     from hyperpower_runner.objective import Job
 
-CONV_KERNEL = 5
-POOL_KERNEL = 2
 MOMENTUM = 0.9
 WEIGHT_DECAY = 0.0005
 TEST_BATCH = 250
 FINITE_CHECK_BATCHES = 50  # looking at the loss waits for the GPU; once in 50 batches costs nothing measurable
-
-
-@dataclass(frozen=True)
-class Block:
-    """Convolution with `features` maps and a square kernel, ReLU, max-pooling (pool_kernel 1: none)."""
-
-    features: int
-    conv_kernel: int
-    pool_kernel: int
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What shapes the network: the structural part of params."""
-
-    blocks: tuple[Block, ...]
-    fc_units: int
-
-    @classmethod
-    def from_params(cls, params: Mapping[str, Any]) -> Architecture:
-        """Read the structural params; raises ObjectiveError for one that is unknown, missing or out of range."""
-        numbers = range(1, 1 + sum(re.fullmatch(r"conv\d+_features", name) is not None for name in params))
-        _check_names(params, numbers)
-        blocks = tuple(
-            Block(
-                _whole(params, f"conv{i}_features"),
-                _whole(params, f"conv{i}_kernel", CONV_KERNEL),
-                _whole(params, f"pool{i}_kernel", POOL_KERNEL),
-            )
-            for i in numbers
-        )
-        return cls(blocks, _whole(params, "fc_units"))
 
 
 @dataclass(frozen=True)
@@ -99,38 +61,10 @@ class Sgd:
         return sgd
 
 
-def _check_names(params: Mapping[str, Any], numbers: range) -> None:
-    features = [f"conv{i}_features" for i in numbers] or ["conv1_features"]
-    kernels = [f"{layer}{i}_kernel" for i in numbers for layer in ("conv", "pool")]
-    known = [*features, *kernels, "fc_units", "learning_rate", "momentum", "weight_decay"]
-    for name in params:
-        if name not in known:
-            near = did_you_mean(name, known) or f"; known are {', '.join(known)}"
-            raise ObjectiveError(f"a network of {len(numbers)} convolution blocks has no param {name}{near}")
-    for name in features:
-        _number(params, name, None)
-
-
-def _whole(params: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    value = _number(params, name, default)
-    if value < 1 or value != int(value):
-        raise ObjectiveError(f"{name} must be a whole number of at least 1, found {params[name]!r}")
-    return int(value)
-
-
 def _real(params: Mapping[str, Any], name: str, default: float | None = None) -> float:
-    value = _number(params, name, default)
+    value = finite_number(params, name, default)
     if value < 0:
         raise ObjectiveError(f"{name} must not be negative, found {value:g}")
-    return value
-
-
-def _number(params: Mapping[str, Any], name: str, default: float | None) -> float:
-    value = params.get(name, default)
-    if value is None:
-        raise ObjectiveError(f'the param {name} is missing; add it to "variables" in config.json')
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ObjectiveError(f"{name} must be a finite number, found {value!r}")
     return value
 
 
@@ -138,20 +72,20 @@ def build(architecture: Architecture, image_shape: tuple[int, int, int], classes
     """Build the network for square images of `image_shape` (channels, side, side).
 
     It maps float32 (n, *image_shape) to logits (n, classes). Layers are named conv1, pool1, relu1, ..., flatten, fc,
-    relu, output; a pooling of 1 has no layer. ReLU is applied to the pooled map, a quarter as large: maximum and ReLU
-    commute, so function and gradient are the same. Weights are drawn from torch's global generator. Works under
+    relu, output. Pooling has stride 2 with every kernel (see architecture.py): a kernel of 1 keeps every second pixel,
+    3 is AlexNet's overlapping pooling. ReLU is applied to the pooled map, a quarter as large: maximum and ReLU commute,
+    so function and gradient are the same. Weights are drawn from torch's global generator. Works under
     `with torch.device("meta")`, where nothing is allocated or computed.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels, side, _ = image_shape
     for i, block in enumerate(architecture.blocks, start=1):
-        padding = _padding(block.conv_kernel, side)
-        layers[f"conv{i}"] = nn.Conv2d(channels, block.features, block.conv_kernel, padding=padding)
-        side = side + 2 * padding - block.conv_kernel + 1
-        if block.pool_kernel > 1:
-            padding = _padding(block.pool_kernel, side)
-            layers[f"pool{i}"] = nn.MaxPool2d(block.pool_kernel, stride=2, padding=padding)
-            side = (side + 2 * padding - block.pool_kernel) // 2 + 1
+        conv_padding = int(padding(side, block.conv_kernel))
+        layers[f"conv{i}"] = nn.Conv2d(channels, block.features, block.conv_kernel, padding=conv_padding)
+        side = int(convolved(side, block.conv_kernel))
+        pool_padding = int(padding(side, block.pool_kernel))
+        layers[f"pool{i}"] = nn.MaxPool2d(block.pool_kernel, stride=POOL_STRIDE, padding=pool_padding)
+        side = int(pooled(side, block.pool_kernel))
         layers[f"relu{i}"] = nn.ReLU(inplace=True)
         channels = block.features
     layers["flatten"] = nn.Flatten()
@@ -159,11 +93,6 @@ def build(architecture: Architecture, image_shape: tuple[int, int, int], classes
     layers["relu"] = nn.ReLU(inplace=True)
     layers["output"] = nn.Linear(architecture.fc_units, classes)
     return nn.Sequential(layers)
-
-
-def _padding(kernel: int, side: int) -> int:
-    """The least padding per border with which a kernel fits its map."""
-    return max(0, math.ceil((kernel - side) / 2))
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -260,12 +189,14 @@ def test_error(model: nn.Module, x: Tensor, y: Tensor) -> float:
 def inference(job: Job, image_shape: tuple[int, int, int], classes: int = 10) -> Callable[[], None]:
     """A function that runs the untrained network once over a fixed batch resident on the device, and waits for it.
 
-    Power and memory do not depend on how well a network is trained (section 3.3, figure 3 left).
+    The batch has as many float32 images as the platform of config.json says ("batch-size"), else --batch-size. Power
+    and memory do not depend on how well a network is trained (section 3.3, figure 3 left).
     """
     device = choose_device(job.threads)
     torch.manual_seed(job.seed)
     model = place(build(Architecture.from_params(job.params), image_shape, classes), device).eval()
-    batch = torch.randn(job.options.batch_size, *image_shape, device=device)
+    batch_size = job.batch_size or job.options.batch_size
+    batch = torch.randn(batch_size, *image_shape, dtype=torch.float32, device=device)
 
     def step() -> None:
         with torch.inference_mode():

@@ -20,10 +20,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 import datasets
 
 from hyperpower_runner import objective
+
+IMAGE_SHAPE = (1, 28, 28)
 
 # cnn is imported where it is used: it imports torch, which --help should not wait for.
 
@@ -40,7 +43,14 @@ def inference(job: objective.Job) -> Callable[[], object]:
     """One inference step, for profiling; needs no images."""
     import cnn
 
-    return cnn.inference(job, image_shape=(1, 28, 28))
+    return cnn.inference(job, IMAGE_SHAPE)
+
+
+def features(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters, macs and activations of one network, or of n where values have shape (n,); needs no torch."""
+    import architecture
+
+    return architecture.features(params, IMAGE_SHAPE)
 
 
 def command_line() -> argparse.ArgumentParser:

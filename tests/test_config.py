@@ -250,6 +250,7 @@ FULL = {
     "early-termination": {"after-epochs": 3, "classes": 5, "chance-margin": 0.1, "loss-fall": 0.01, "loss-factor": 9},
     "budget": {"evaluations": 50, "hours": 2.5},
     "platform": {"meter": "nvml", "device": 1, "batch-size": 128, "dtype": "float16"},
+    "profiling": {"samples": 60, "window-s": 4, "repeats": 2, "most-repeats": 5},
     "tasks": {"loss": {"type": "OBJECTIVE", "likelihood": "NOISELESS"}},
     "likelihood": "NOISELESS",
     "scheduler": "local",

@@ -42,11 +42,13 @@ def test_folders_that_are_not_jobs_are_passed_over(tmp_path: Path) -> None:
 
 def test_rejections_written_again_by_a_resumed_driver_count_once_and_torn_lines_not_at_all(tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path)
-    experiment.append_rejection(1, Rejection(5, ({"params": {"n": 3}, "predictions": {"power_w": 9.0}},)))
+    experiment.append_rejection(
+        1, Rejection(5, ({"params": {"n": 3}, "predictions": {"power_w": 9.0}},)), {"meter": "host"}
+    )
     with experiment.rejected_file.open("a") as file:
         file.write('{"id": 2, "discarded": 1')  # a driver killed in the middle of a line
-    experiment.append_rejection(2, Rejection(7))
-    experiment.append_rejection(2, Rejection(7))
+    experiment.append_rejection(2, Rejection(7), {})
+    experiment.append_rejection(2, Rejection(7), {})
     assert experiment.read_rejections() == {1: 5, 2: 7}
 
 

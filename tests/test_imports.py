@@ -16,10 +16,13 @@ PACKAGE = Path(hyperpower_runner.__file__).parent
 # A module imports only from rows above its own.
 ROWS = [
     {"errors"},
-    {"expression", "stopping", "trial", "job_files", "processes", "templates"},
+    {"expression", "stopping", "trial", "job_files", "processes", "templates", "hardware", "hardware.traces"},
+    {"hardware.measurement", "hardware.margins", "hardware.counting"},
     {"space", "objective", "config_file"},
-    {"config", "hardware"},
-    {"hardware.models", "surrogate.kernels", "surrogate.embedding", "surrogate.outputs", "surrogate.sampling"},
+    {"hardware.profile", "hardware.features", "hardware.terms", "hardware.validation", "hardware.regression"},
+    {"config", "hardware.models"},
+    {"hardware.fitting", "surrogate.kernels", "surrogate.embedding", "surrogate.outputs", "surrogate.sampling"},
+    {"hardware.from_profile"},
     {"surrogate.hyperparameters"},
     {"surrogate.posterior"},
     {"surrogate", "acquisition"},
@@ -29,10 +32,15 @@ ROWS = [
     {"methods.hw_cwei", "methods.hw_ieci"},
     {"methods.recommendation"},
     {"methods"},
-    {"experiment", "launchers", "summary"},
-    {"launchers.local", "launchers.interrupts", "worker"},
+    {"experiment", "launchers", "summary", "hardware.meters"},
+    {"hardware.meters.host", "hardware.meters.nvml", "hardware.meters.jetson"},
+    {"hardware.meters.rapl", "hardware.meters.replay", "hardware.meters.simulated"},
+    {"hardware.bench"},
+    {"hardware.profiling"},
+    {"launchers.local", "launchers.interrupts", "worker", "hardware.measuring"},
     {"slots", "search"},
     {"hyperpower_runner", "driver", "view"},
+    {"profile_view"},
     {"cli"},
     {"__main__"},
 ]
@@ -40,24 +48,37 @@ STANDARD_LIBRARY_ONLY = {"errors", "stopping", "trial", "job_files", "processes"
 
 # Who may reach out, by what is reached.
 DOORS = {
-    "subprocess": {"launchers.local", "worker"},
-    "signal": {"launchers.local", "launchers.interrupts", "worker", "processes"},
+    "subprocess": {"launchers.local", "worker", "hardware.bench"},
+    "signal": {
+        "launchers.local",
+        "launchers.interrupts",
+        "worker",
+        "processes",
+        "hardware.bench",
+        "hardware.measuring",
+    },
+    "pynvml": {"hardware.meters.nvml"},
+    "sklearn": {"hardware.regression"},
     "filelock": {"experiment"},
     "pydantic": {"config_file"},
     "typer": {"cli"},
-    "rich": {"cli", "view"},
-    "shutil": {"experiment", "templates"},
+    "rich": {"cli", "view", "profile_view"},
+    "shutil": {"experiment", "templates", "hardware.profiling", "hardware.measuring"},
     "pickle": set(),
     "random": set(),
     "logging": set(),
-    "torch": set(),
+    "torch": {"hardware.counting"},
     "emcee": {"surrogate.sampling"},
     "multiprocessing": set(),
-    "socket": {"processes", "slots", "worker"},
+    "socket": {"processes", "slots", "worker", "experiment"},
 }
-CLOCKS = {"driver", "slots", "worker", "launchers.local", "experiment", "cli", "view", "objective"}
+METERS = {"hardware.bench", *(f"hardware.meters.{name}" for name in ("nvml", "rapl", "jetson", "host"))}
+CLOCKS = {
+    *("driver", "slots", "worker", "launchers.local", "experiment", "cli", "view", "objective", "hardware.profiling"),
+    *METERS,
+}
 CALLS = {
-    "print": {"cli", "objective", "worker"},
+    "print": {"cli", "objective", "worker", "hardware.measuring"},
     "input": set(),
     "eval": set(),
     "exec": set(),
@@ -66,7 +87,9 @@ CALLS = {
     "time.monotonic": CLOCKS,
     "time.perf_counter": CLOCKS,
     "datetime.now": set(),
-    "np.random.default_rng": {"search"},
+    "np.random.default_rng": {
+        *("search", "hardware.profiling", "hardware.from_profile", "hardware.meters.simulated"),
+    },
     "np.random.seed": set(),
     "os.system": set(),
     "os.fork": set(),
@@ -174,7 +197,7 @@ def test_only_the_ends_catch_the_base_of_the_errors() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.ExceptHandler) and node.type is not None and dotted(node.type) == "HyperPowerError"
     }
-    assert catchers <= {"cli", "objective"}
+    assert catchers <= {"cli", "objective", "hardware.measuring"}
 
 
 def test_the_errors_are_the_ones_drawn_in_their_docstring() -> None:

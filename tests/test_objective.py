@@ -217,7 +217,7 @@ def test_inference_runs_its_step_for_so_long(script: Path) -> None:
     metrics = delivered(run_python(script, "rate=1", "--inference", "0.05"))
     assert metrics["steps"] >= 1
     assert metrics["duration_s"] >= 0.05
-    assert metrics.keys() == {"steps", "duration_s"}
+    assert metrics.keys() == {"steps", "duration_s", "framework"}
 
 
 def test_a_script_without_an_inference_step_says_so(tmp_path: Path) -> None:

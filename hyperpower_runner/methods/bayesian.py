@@ -93,13 +93,19 @@ class Bayesian(ABC):
         return [*factors, *self.model_factors(fits)] if factors else []
 
     def learned(self, observations: Observations) -> dict[str, float]:
-        """The bounds that measurements must teach: those without a model, and those whose model was proved wrong."""
+        """The bounds that measurements must teach: those without a model, and those whose model was proved wrong.
+
+        That is where a job was predicted within a budget and measured above it, by more than the model was ever wrong
+        about a structure left out of its fit. Lesser excesses are what it says of itself; margins answer for them.
+        """
         predictions = self.models.predict(observations.values)
 
         def is_learned(metric: str, bound: float) -> bool:
             if metric not in self.modelled:
                 return True
-            return bool(np.any(observations.exceeded(metric, bound) & (predictions[metric] <= bound)))
+            predicted = predictions[metric]
+            usual = np.maximum(bound, self.models.largest_ratio(metric) * predicted)
+            return bool(np.any(observations.exceeded(metric, usual) & (predicted <= bound)))
 
         return {metric: bound for metric, bound in self.bounds.items() if is_learned(metric, bound)}
 

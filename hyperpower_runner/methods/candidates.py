@@ -181,11 +181,13 @@ class Candidates:
                 f'known-constraints: none {among} meets all of them; "{text}" holds least often, at {count:,}; relax it'
             )
         for metric, bound in self.limits.items():
-            if tally.lowest[metric] > bound:
+            margin = self.models.margins.get(metric, 1.0)
+            if tally.lowest[metric] * margin > bound:
+                with_margin = f", with a margin of {100 * (margin - 1):.2g} %," if margin != 1 else ""
                 return (
                     f"constraints.{metric}: at most {bound:g} is allowed, but the hardware models predict"
-                    f" {tally.lowest[metric]:.6g} or more at each of {tally.allowed:,} points; raise the budget, or"
-                    " widen the space"
+                    f" {tally.lowest[metric] * margin:.6g}{with_margin} or more at each of {tally.allowed:,} points;"
+                    " raise the budget, or widen the space"
                 )
         bounds = " and ".join(f"{metric} <= {bound:g}" for metric, bound in self.limits.items())
         return f"constraints: the hardware models predict {bounds} together at none {among}; raise one of the budgets"

@@ -23,4 +23,5 @@ class HwCwei(Bayesian):
 
     def model_factors(self, fits: Fits) -> list[Term]:
         predictions = self.models.predict(fits.observations.values)
-        return [fits.predicted_below(metric, predictions[metric], bound) for metric, bound in self.modelled.items()]
+        limits = {metric: bound / self.models.margins.get(metric, 1.0) for metric, bound in self.modelled.items()}
+        return [fits.predicted_below(metric, predictions[metric], limit) for metric, limit in limits.items()]

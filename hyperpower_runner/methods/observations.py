@@ -58,8 +58,8 @@ class Observations:
         """Where a metric was reported, also as what is no finite number: shape (n,)."""
         return np.array([trial.metrics.get(metric) is not None for trial in self.trials], dtype=bool)
 
-    def exceeded(self, metric: str, bound: float) -> NDArray[np.bool_]:
-        """Where a metric was measured above its bound: shape (n,)."""
+    def exceeded(self, metric: str, bound: float | Array) -> NDArray[np.bool_]:
+        """Where a metric was measured above a bound, or each above its own: shape (n,)."""
         return np.asarray(self.measured(metric) > bound)
 
 

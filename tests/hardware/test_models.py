@@ -1,16 +1,27 @@
-"""Hardware models from hand-written files: the predictions of Eq. 1-2, and files that do not fit."""
+"""Hardware models from files: the predictions of Eq. 1-2 and of richer forms, margins, and files that do not fit."""
 
 from __future__ import annotations
 
 import json
 import math
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hyperpower_runner.errors import ModelsError
-from hyperpower_runner.hardware.models import HardwareModels, from_json
+from hyperpower_runner.hardware.features import Features, load_features
+from hyperpower_runner.hardware.models import (
+    FORMS,
+    HardwareModels,
+    LinearModel,
+    from_json,
+)
+from hyperpower_runner.hardware.validation import Score, Validation
 from hyperpower_runner.space import Space, Variable
 
 SPACE = Space(
@@ -152,3 +163,274 @@ def test_a_file_that_does_not_fit_is_refused_in_one_sentence(content: dict[str, 
 
 def test_an_intercept_of_zero_is_none() -> None:
     assert read(one_model(intercept=0)).predict(np.array([SPACE.sample(np.random.default_rng(0), 1)[0]]))
+
+
+# --- terms, features, ranges and margins
+
+HOOK = """
+def features(params):
+    return {"macs": params["fc_units"] * params["conv_features"][0], "parameters": params["fc_units"] + 1,
+            "activations": params["conv_features"][1]}
+"""
+
+
+@pytest.fixture
+def hook(tmp_path: Path) -> Features:
+    script = tmp_path / "train.py"
+    script.write_text(HOOK)
+    loaded = load_features(script)
+    assert loaded is not None
+    return loaded
+
+
+def test_each_kind_of_term_is_what_it_says(hook: Features) -> None:
+    weights = {
+        "fc_units": 2.0,
+        "kind=tanh": 30.0,
+        "conv_features[0] * width": 0.5,
+        "fc_units^2": 1e-3,
+        "log(fc_units)^2 * width^-0.5": 0.1,
+        "log(macs) * batch": 0.25,
+        "intensity": 3.0,
+    }
+    content = one_model(form="polynomial", weights=weights, intercept=7, features=["macs", "intensity"])
+    values = SPACE.sample(np.random.default_rng(0), 100)
+    predicted = from_json(content, SPACE, {}, "models.json", hook).predict(values)["power_w"]
+    for value, params in zip(predicted, map(SPACE.to_params, values), strict=True):
+        fc, width, conv = params["fc_units"], params["width"], params["conv_features"]
+        terms = [
+            2 * fc,
+            30.0 * (params["kind"] == "tanh"),
+            0.5 * conv[0] * width,
+            1e-3 * fc**2,
+            0.1 * math.log(fc) ** 2 * width**-0.5,
+            0.25 * math.log(fc * conv[0]) * params["batch"],
+            3 * fc * conv[0] / (fc + 1 + conv[1]),
+        ]
+        assert value == pytest.approx(7 + sum(terms), rel=1e-12)
+
+
+def test_the_logarithmic_form_is_the_exponential_of_its_sum() -> None:
+    models = read(one_model(form="log-quadratic", weights={"log(fc_units)": 0.5, "kind=relu": 1.0}, intercept=2.0))
+    values = SPACE.sample(np.random.default_rng(0), 50)
+    expected = [math.exp(2 + (p["kind"] == "relu")) * p["fc_units"] ** 0.5 for p in map(SPACE.to_params, values)]
+    np.testing.assert_allclose(models.predict(values)["power_w"], expected, rtol=1e-12)
+
+
+def test_what_no_number_comes_out_of_is_within_no_budget() -> None:
+    space = Space((Variable("n", "INT", 0, 9),))
+    values = np.array([[0.0], [1.0]])
+    for weights in ({"log(n)": 1.0}, {"n^-1": 1.0}, {"log(n)": -1.0}):
+        models = HardwareModels(space, {"power_w": LinearModel(weights, 0.0, "log-quadratic")})
+        assert np.broadcast_to(models.within(models.predict(values), {"power_w": 1e9}), 2).tolist() == [False, True]
+
+
+def test_features_are_computed_once_for_all_models(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("calls = []\ndef features(params):\n    calls.append(1)\n    return {'calls': len(calls)}\n")
+    model = LinearModel({"calls": 1.0}, 0.0, "computed", ("calls",))
+    models = HardwareModels(SPACE, {"power_w": model, "memory_bytes": model}, {}, load_features(script))
+    values = SPACE.sample(np.random.default_rng(0), 1)
+    assert models.predict(values) == {"power_w": [1.0], "memory_bytes": [1.0]}
+    assert models.predict(values[:0])["power_w"].shape == (0,)
+
+
+def test_models_of_features_need_a_hook_that_gives_them(hook: Features) -> None:
+    content = one_model(form="computed", weights={"mac": 1.0}, features=["mac"])
+    with pytest.raises(ModelsError, match=r"^hardware/models.json: power_w: needs computed features \(mac\)"):
+        read(content)
+    models = from_json(content, SPACE, {}, "models.json", hook)
+    with pytest.raises(ModelsError, match=r'train.py: features\(params\) gives no "mac".*did you mean "macs"'):
+        models.predict(SPACE.sample(np.random.default_rng(0), 3))
+
+
+def test_points_clearly_outside_the_training_ranges_are_extrapolated(hook: Features) -> None:
+    ranges = {"fc_units": [300, 500], "kind=relu": [1, 1], "kind=tanh": [0, 0], "parameters": [0, 401]}
+    content = one_model(form="computed", weights={"parameters": 1.0}, features=["parameters"], ranges=ranges)
+    content["models"]["memory_bytes"] = {"form": "paper", "weights": {}}
+    values = SPACE.sample(np.random.default_rng(0), 500)
+    found = from_json(content, SPACE, {}, "models.json", hook).extrapolates(values)
+    inside = [290 <= p["fc_units"] <= 420 and p["kind"] == "relu" for p in map(SPACE.to_params, values)]
+    assert found["power_w"].tolist() == [not each for each in inside]
+    assert sum(inside) > 10
+    assert not found["memory_bytes"].any()
+
+
+def validated(*ratios: float) -> LinearModel:
+    validation = Validation(Score(0.1, 0.01), 0.2, len(ratios), len(ratios), 10, 5, ratios=tuple(sorted(ratios)))
+    return LinearModel({"fc_units": 1.0}, validation=validation)
+
+
+@pytest.mark.parametrize(
+    ("count", "confidence", "rank"), [(9, 0.9, 9), (10, 0.9, 10), (19, 0.9, 18), (99, 0.95, 95), (3, 0.5, 2)]
+)
+def test_the_margin_is_an_order_statistic(count: int, confidence: float, rank: int) -> None:
+    assert validated(*(1 + 0.01 * place for place in range(1, count + 1))).margin(confidence) == 1 + 0.01 * rank
+
+
+@pytest.mark.parametrize(("count", "confidence", "needed"), [(8, 0.9, 9), (0, 0.9, 9), (18, 0.95, 19), (98, 0.99, 99)])
+def test_a_margin_needs_enough_ratios(count: int, confidence: float, needed: int) -> None:
+    with pytest.raises(ModelsError, match=f"power_w: .* needs {needed} measured samples, but the model has {count};"):
+        validated(*[1.0] * count).margin(confidence, "power_w")
+    assert validated(*[1.0] * needed).margin(confidence) == 1.0
+
+
+def test_a_margin_of_predictions_that_are_not_positive_is_refused() -> None:
+    assert validated(*[1.0] * 8, math.inf, math.inf).margin(0.5) == 1.0
+    with pytest.raises(ModelsError, match="not positive"):
+        validated(*[1.0] * 8, math.inf, math.inf).margin(0.9)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, -1.0, math.nan])
+def test_a_confidence_is_between_0_and_1(confidence: float) -> None:
+    with pytest.raises(ModelsError, match="between 0 and 1"):
+        validated(1.0).margin(confidence)
+
+
+def test_margins_multiply_predictions() -> None:
+    models = HardwareModels(SPACE, {"power_w": validated(1.0, 1.2)}, margins={"power_w": 1.2})
+    assert np.asarray(models.within({"power_w": np.array([82.0, 84.0])}, {"power_w": 100.0})).tolist() == [True, False]
+    assert models.margin("power_w", 0.5) == 1.2
+    assert models.ratios("power_w") == (1.0, 1.2)
+    assert models.largest_ratio("power_w") == 1.2
+    assert models.largest_ratio("memory_bytes") == 1.0
+    with pytest.raises(ModelsError, match="memory_bytes"):
+        models.margin("memory_bytes", 0.5)
+
+
+def test_split_conformal_margins_cover_as_often_as_asked() -> None:
+    """Exchangeable ratios: the coverage of the ceil((n+1)c)-th smallest of n is Beta(k, n+1-k), of mean k / (n+1)."""
+    rng = np.random.default_rng(0)
+    for count, confidence in [(19, 0.9), (50, 0.8), (100, 0.95)]:
+        covered = []
+        for _ in range(400):
+            ratios = np.exp(rng.standard_normal(count + 200))
+            covered.append(np.mean(ratios[count:] <= validated(*ratios[:count]).margin(confidence)))
+        expected = math.ceil((count + 1) * confidence - 1e-9) / (count + 1)
+        assert np.mean(covered) == pytest.approx(expected, abs=5 * np.std(covered) / 20)
+        assert expected >= confidence
+
+
+def test_a_model_comes_back_from_its_json(hook: Features) -> None:
+    validation = Validation(
+        Score(0.1, 0.01), 0.2, 3, 3, 3, 5, {"paper": Score(0.1, 0.01), "linear": "too few"}, (0.9, 1.1, math.inf)
+    )
+    ranges = {"fc_units": (200.0, 700.0), "kind=relu": (0.0, 1.0), "macs": (1.0, 2.0)}
+    model = LinearModel({"macs^2": 0.1, "kind=relu * width": 1 / 3}, 1.0, "polynomial", ("macs",), ranges, validation)
+    models = HardwareModels(SPACE, {"power_w": model}, {"meter": "nvml"}, hook)
+    written = json.loads(json.dumps(models.to_json(), allow_nan=False))
+    assert from_json(written, SPACE, {}, "models.json", hook) == models
+
+
+FULL: dict[str, Any] = {
+    "models": {
+        "power_w": {
+            **{"form": "computed", "weights": {"macs": 1.0, "fc_units": 2.0}, "intercept": 1.0, "features": ["macs"]},
+            "ranges": {"macs": [0, 1]},
+            **{"rmspe": 0.1, "spread": 0.1, "rmspe_constant": 0.2, "samples": 2, "structures": 2, "folds": 2},
+            **{"repeats": 5, "forms": {"paper": {"rmspe": 0.1, "spread": 0.1}}, "ratios": [1.0, None]},
+        }
+    },
+    "platform": {"meter": "nvml"},
+}
+SPOILED: dict[str, tuple[str, Any, str]] = {
+    "a range of an unknown input": ("ranges", {"nacs": [0, 1]}, "nacs"),
+    "a range of one end": ("ranges", {"macs": [0]}, "two numbers"),
+    "ranges as a list": ("ranges", [1], "must be an object"),
+    "a text as a score": ("rmspe", "0.1", "rmspe is '0.1'"),
+    "no spread": ("spread", None, "spread is None"),
+    "ratios as a number": ("ratios", 1.0, '"ratios" a list'),
+    "a ratio as a text": ("ratios", ["1"], "one of ratios is '1'"),
+    "a form without a score": ("forms", {"paper": {}}, "forms.paper.rmspe"),
+    "a form as a number": ("forms", {"paper": 0.1}, "forms.paper"),
+    "features as a text": ("features", "macs", "must be a list of names"),
+    "a feature that is no name": ("features", ["a * b"], "must be a list of names"),
+    "a product in a form without": ("weights", {"macs * fc_units": 1.0}, '"macs * fc_units"'),
+    "an unknown option": ("weights", {"kind=gelu": 1.0}, '"kind=gelu"'),
+}
+
+
+@pytest.mark.parametrize(("key", "value", "part"), SPOILED.values(), ids=SPOILED.keys())
+def test_a_spoiled_entry_is_refused_in_one_sentence(key: str, value: Any, part: str, hook: Features) -> None:
+    assert from_json(FULL, SPACE, {}, "models.json", hook).models
+    spoiled = {"models": {"power_w": {**FULL["models"]["power_w"], key: value}}}
+    with pytest.raises(ModelsError) as caught:
+        from_json(spoiled, SPACE, {}, "models.json", hook)
+    assert part in str(caught.value)
+    assert str(caught.value).startswith("models.json: power_w: ")
+
+
+@pytest.mark.parametrize(
+    ("fitted", "wanted", "fits"),
+    [
+        ({"device": 0}, {"device": 0}, True),
+        ({"device": 0}, {"device": 1}, False),
+        ({"device": 0}, {}, True),
+        ({"device": None}, {"device": 1}, True),
+        ({"dtype": "float16"}, {"dtype": "float32"}, False),
+        ({"name": "A"}, {"name": "B"}, False),
+        ({"trace": "a"}, {"trace": "b"}, True),
+    ],
+)
+def test_platforms_are_compared_where_both_say_something(fitted: Any, wanted: Any, fits: bool) -> None:
+    content = {"models": {}, "platform": fitted}
+    if fits:
+        assert from_json(content, SPACE, wanted, "models.json").platform == fitted
+    else:
+        with pytest.raises(ModelsError, match="profile and fit this platform"):
+            from_json(content, SPACE, wanted, "models.json")
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["macs", "fc_units", *FORMS]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text() | st.sampled_from(["macs"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+terms = st.sampled_from(["fc_units", "macs^2", "log(fc_units) * width", "kind=relu", "fc_units^", " * ", "log()"])
+entries = st.fixed_dictionaries(
+    {"form": st.sampled_from(FORMS) | anything, "weights": st.dictionaries(terms | st.text(), st.floats()) | anything},
+    optional={
+        "intercept": st.floats() | anything,
+        "features": st.just(["macs"]) | anything,
+        "ranges": st.just({"macs": [0, 1]}) | anything,
+        "ratios": st.lists(st.floats() | st.none(), max_size=3) | anything,
+        "forms": anything,
+        **dict.fromkeys(
+            ("rmspe", "spread", "rmspe_constant", "samples", "structures", "folds", "repeats"),
+            st.integers(0, 9) | anything,
+        ),
+    },
+)
+
+
+@given(
+    content=st.dictionaries(st.text() | st.sampled_from(["models", "platform"]), anything)
+    | st.fixed_dictionaries({"models": st.dictionaries(st.text(), entries | anything, max_size=2)})
+)
+def test_foreign_content_is_refused_in_a_sentence_or_valid(content: dict[str, Any]) -> None:
+    refused = ""
+    try:
+        models = from_json(content, SPACE, {"meter": "nvml"}, "models.json")
+    except ModelsError as error:
+        models, refused = HardwareModels(SPACE), str(error)
+    assert refused.isprintable()
+    assert len(refused) < 500
+    values = SPACE.sample(np.random.default_rng(0), 5)
+    assert all(column.shape == (5,) for column in models.predict(values).values())
+    models.extrapolates(values)
+    if not models.platform:  # which is kept as it is
+        json.dumps(models.to_json(), allow_nan=False)
+
+
+def test_a_million_candidates_a_second_are_predicted() -> None:
+    space = Space(tuple(Variable(name, "INT", 1, 100) for name in "abcdefghijklm"))
+    model = LinearModel(dict.fromkeys("abcdefghijklm", 1.0), 3.0)
+    values = space.sample(np.random.default_rng(0), 65_536)
+    taken = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        model.predict(space, values)
+        taken.append(time.perf_counter() - begun)
+    assert len(values) / min(taken) > 1e6

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the networks need PyTorch, the extra `cnn`")
 
+import architecture
 import cnn
 import datasets
 import torch
@@ -39,7 +40,7 @@ RANGES = {
 
 
 def build(params: dict[str, Any], image_shape: tuple[int, int, int] = CIFAR10) -> nn.Sequential:
-    return cnn.build(cnn.Architecture.from_params(params), image_shape)
+    return cnn.build(architecture.Architecture.from_params(params), image_shape)
 
 
 def logits_shape_on_meta(params: dict[str, Any], image_shape: tuple[int, int, int]) -> torch.Size:
@@ -95,15 +96,25 @@ def test_parameter_count_of_lenet() -> None:
 def test_parameter_count_with_three_blocks_and_every_kind_of_pooling() -> None:
     params = {
         **{"conv1_features": 20, "conv1_kernel": 5, "pool1_kernel": 3},  # 32 -> 28 -> 13, overlapping
-        **{"conv2_features": 30, "conv2_kernel": 2, "pool2_kernel": 1},  # 13 -> 12, no pooling
-        **{"conv3_features": 40, "conv3_kernel": 3, "pool3_kernel": 2},  # 12 -> 10 -> 5
+        **{"conv2_features": 30, "conv2_kernel": 2, "pool2_kernel": 1},  # 13 -> 12 -> 6, every second pixel
+        **{"conv3_features": 40, "conv3_kernel": 3, "pool3_kernel": 2},  # 6 -> 4 -> 2
         "fc_units": 200,
     }
-    by_hand = (20 * 75 + 20) + (30 * 80 + 30) + (40 * 270 + 40) + (40 * 25 * 200 + 200) + (200 * 10 + 10)
+    by_hand = (20 * 75 + 20) + (30 * 80 + 30) + (40 * 270 + 40) + (40 * 4 * 200 + 200) + (200 * 10 + 10)
     model = build(params)
     assert cnn.parameter_count(model) == by_hand
-    assert [name for name, _ in model.named_children() if name.startswith("pool")] == ["pool1", "pool3"]
+    assert [name for name, _ in model.named_children() if name.startswith("pool")] == ["pool1", "pool2", "pool3"]
     assert all(layer.padding in (0, (0, 0)) for layer in model if isinstance(layer, nn.Conv2d | nn.MaxPool2d))
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3])
+def test_pooling_has_stride_2_whatever_its_kernel(kernel: int) -> None:
+    model = dict(build({**LENET, "pool1_kernel": kernel}, MNIST).named_children())
+    maps = torch.randn(2, 20, 24, 24)
+    pooled = model["pool1"](maps)
+    assert pooled.shape[2:] == ((12, 12) if kernel < 3 else (11, 11))
+    windows = maps.unfold(2, kernel, 2).unfold(3, kernel, 2)
+    assert torch.equal(pooled, windows.amax(dim=(-2, -1)))
 
 
 def test_padding_only_where_a_kernel_outgrows_its_map() -> None:
@@ -149,7 +160,7 @@ def test_relu_after_pooling_is_the_network_of_the_paper() -> None:
 )
 def test_wrong_structure_is_refused(params: dict[str, Any], message: str) -> None:
     with pytest.raises(ObjectiveError) as refused:
-        cnn.Architecture.from_params(params)
+        architecture.Architecture.from_params(params)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -264,6 +275,23 @@ def test_inference_runs_a_whole_batch_without_gradients(make_job: MakeJob, monke
     assert [output.shape for output in outputs] == [(32, 10), (32, 10)]
     assert torch.equal(*outputs)
     assert not outputs[0].requires_grad
+
+
+@pytest.mark.parametrize(("platform", "images"), [({"batch-size": 6}, 6), ({"meter": "nvml"}, 32), ({}, 32)])
+def test_inference_runs_the_batch_of_the_platform(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, platform: dict[str, Any], images: int
+) -> None:
+    inputs: list[Tensor] = []
+    build_network = cnn.build
+
+    def observed(*arguments: Any) -> nn.Sequential:
+        model = build_network(*arguments)
+        model.register_forward_pre_hook(lambda _model, batch: inputs.append(batch[0]))
+        return model
+
+    monkeypatch.setattr(cnn, "build", observed)
+    cnn.inference(make_job(SMALL, platform=platform), MNIST)()
+    assert [(batch.shape, batch.dtype) for batch in inputs] == [((images, *MNIST), torch.float32)]
 
 
 def test_a_job_gets_the_threads_that_it_is_given(make_job: MakeJob) -> None:

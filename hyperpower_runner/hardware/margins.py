@@ -1,0 +1,48 @@
+"""How far below a budget a prediction must lie, so that what is measured stays within it as often as asked.
+
+Split conformal prediction: with the out-of-fold ratios r = measured / predicted of n profiled structures, q is the
+ceil((n + 1) c)-th smallest, and a structure drawn like them measures at most q times its prediction with a probability
+of at least c. Points that an optimiser picks at the border of a budget are not drawn like them: it prefers those whose
+prediction is too low. So the margin can be recalibrated by what jobs measured near the budget: adaptive conformal
+inference (Gibbs and Candes 2021, arXiv 2106.00170) asks for more than c after each violation and for a little less
+after each job that kept within, and the jobs' own ratios join the structures'. Its long-run frequency of violations is
+1 - c whatever the points are drawn from.
+
+Pure: ratios and outcomes in, factors out. It does not know where they come from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+RATE = 0.05  # how far one job moves the confidence asked for
+NEAR = 0.8  # predictions from this share of a budget on are near it
+
+
+def needed(confidence: float) -> int:
+    """How many ratios a margin of this confidence takes at least."""
+    return math.ceil(confidence / (1 - confidence) - 1e-9)
+
+
+def quantile(ratios: Sequence[float], confidence: float) -> float:
+    """The ceil((n + 1) confidence)-th smallest of n ratios; infinite where they are too few for it."""
+    rank = math.ceil((len(ratios) + 1) * confidence - 1e-9)
+    return sorted(ratios)[rank - 1] if rank <= len(ratios) else math.inf
+
+
+def recalibrated(
+    ratios: Sequence[float], confidence: float, outcomes: Iterable[tuple[float, float]], bound: float
+) -> float:
+    """The margin after jobs were measured.
+
+    outcomes: what was predicted and what was measured of each, in their order; those predicted far below the bound say
+        nothing of its border and are passed over. Where more is asked for than the ratios can tell, the largest counts.
+    """
+    asked, known = confidence, list(ratios)
+    for predicted, measured in outcomes:
+        if predicted >= NEAR * bound:
+            asked += RATE * ((measured > bound) - (1 - confidence))
+            known.append(measured / predicted)
+    margin = quantile(known, min(max(asked, 0.5), 1.0))
+    return margin if math.isfinite(margin) else max(known)

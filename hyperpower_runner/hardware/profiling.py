@@ -1,0 +1,304 @@
+"""Profiling (paper 3.3): measure randomly drawn structures on a platform, in an order that hides no heating.
+
+    draw L structures -> rounds, each in an order of its own -> a fresh process for each measurement (`bench`)
+      -> trace -> window (`measurement`) -> hardware/profile.jsonl
+
+Between them the device is watched: at rest every `idle_every` measurements, and on a reference network every
+`reference_every`, whose power tells of drift. What the file holds is the only state, so a killed profiling goes on
+where it was. It decides what is measured when; what a trace is worth is decided in `measurement`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+from typing import Protocol as Interface
+
+import numpy as np
+
+from hyperpower_runner.config import ExperimentConfig
+from hyperpower_runner.errors import InfeasibleError, InferenceError, ProfileError
+from hyperpower_runner.experiment import Experiment
+from hyperpower_runner.hardware.bench import Bench
+from hyperpower_runner.hardware.measurement import Protocol, Window, assess, enough, idle_power
+from hyperpower_runner.hardware.profile import DRIFT, Point, Profile, append_event, append_point, read_profile
+from hyperpower_runner.hardware.traces import Trace
+from hyperpower_runner.space import Array, Space
+from hyperpower_runner.trial import PROFILE, Job, Params
+
+STRUCTURES, ORDER, NOISE = 2, 3, 4  # second words of seeds, so that no two draws share one
+REFERENCE = 0  # the id of the reference network among the points
+MOST_DRAWN = 4_000_000
+MOST_REPEATED = 100_000  # draws of known structures, before there are no more
+CHUNK = 4096
+MOST_FAILURES = 5  # in a row, before the script is taken to be broken
+
+
+class Observer(Interface):
+    """Is told what happens; must not change anything."""
+
+    def measured(self, point: Point, window: Window, progress: Progress) -> None: ...
+
+    def failed(self, point: Point, progress: Progress) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far profiling is: measurements done and expected, and the seconds that the rest is expected to take."""
+
+    done: int
+    expected: int
+    left_s: float | None
+
+
+class Profiler:
+    """Profiles one platform. The caller holds the experiment's lock, and closes the bench."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        config: ExperimentConfig,
+        bench: Bench,
+        protocol: Protocol,
+        samples: int,
+        observer: Observer,
+    ) -> None:
+        self.config = config
+        self.bench = bench
+        self.features = experiment.read_features(config)
+        self.protocol = protocol
+        self.samples = samples
+        self.file = experiment.profile_file
+        self.scratch = experiment.state / "profiling"  # for the folders of the inference processes
+        self.observer = observer
+        self.idle_power_w: float | None = None
+        self._references_w: list[float] = []
+        self._since_idle = self._since_reference = self._failures = self._runs = 0
+        self._drifted = False
+        self._spent_s = 0.0
+
+    def run(self) -> Profile:
+        """Measure until every structure is known well enough; returns the whole profile."""
+        self.file.parent.mkdir(exist_ok=True)
+        profile = self._profile()
+        for complaint in profile.complaints:
+            self.observer.note(complaint)
+        self._references_w = [power_w for power_w, _ in profile.references]
+        points = {point.point_id: point for point in self._structures()}
+        if len(points) < self.samples:
+            self.observer.note(f"the space has {len(points)} feasible structures, so {self.samples} cannot be drawn")
+        for number in range(1, self.protocol.most_repeats + 1):
+            todo = [key for key, point in points.items() if self._wants(point, number)]
+            order = np.random.default_rng([self.config.seed, ORDER, number]).permutation(max(points) + 1)
+            for place, key in enumerate(sorted(todo, key=lambda key: int(order[key]))):
+                self._watch(points)
+                points[key] = self._measure_point(points[key], self._progress(points, todo[place:], number))
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        return self._profile()
+
+    def _profile(self) -> Profile:
+        return read_profile(self.file, self.config.space).on({**self.config.platform, **self.bench.platform})
+
+    def _structures(self) -> list[Point]:
+        """The points to measure: the structures drawn for this space, with what is known of them already."""
+        space = self.config.space
+        profile, everything = self._profile(), read_profile(self.file, space)
+        known = {structure_key(space, space.from_params(point.params)): point for point in profile.points}
+        taken = {point.point_id for point in everything.points}
+        beyond = itertools.count(max(taken, default=0) + self.samples)  # for places that other points have
+        points = []
+        for place, values in enumerate(draw_structures(space, self.samples, self.config.seed), start=1):
+            point = known.get(structure_key(space, values))
+            if point is None:
+                point = Point(place if place not in taken else next(beyond), space.to_params(values))
+            points.append(replace(point, failed=None))  # whoever profiles again has mended what failed
+        return points
+
+    def _wants(self, point: Point, number: int) -> bool:
+        if point.failed is not None:
+            return False
+        return len(point.windows) < number and not enough(point.windows, self.protocol)
+
+    def _measure_point(self, point: Point, progress: Progress) -> Point:
+        """Measure a structure once more, and write down what is known of it now."""
+        try:
+            window, platform = self._measure(point.point_id, len(point.windows) + 1, point.params)
+        except InferenceError as error:
+            self._failures += 1
+            if self._failures >= MOST_FAILURES:
+                raise ProfileError(
+                    f"{self._failures} structures in a row could not be measured; the last: {error}"
+                ) from None
+            point = replace(point, failed=str(error))
+            self.observer.failed(point, progress)
+        else:
+            self._failures = 0
+            point = replace(
+                point,
+                windows=(*point.windows, window),
+                platform=platform,
+                features=self._features(point.params),
+                idle_power_w=self.idle_power_w,
+                flags=(DRIFT,) if self._drifted else point.flags,
+            )
+            self.observer.measured(point, window, progress)
+        append_point(self.file, point, self.protocol, time.time())
+        return point
+
+    def _measure(self, key: int, repeat: int, params: Params) -> tuple[Window, Mapping[str, Any]]:
+        """One measurement in a fresh process, again while its window is of no use and redoing may help."""
+        warm_up_s, begun_s = self.protocol.warm_up_s, time.monotonic()
+        for redo in range(self.protocol.most_redos + 1):
+            seed = np.random.SeedSequence([self.config.seed, NOISE, key, repeat, redo]).generate_state(1)[0]
+            folder = self.scratch / f"{key:06d}-{repeat}-{redo}"
+            job = profile_job(self.config, key, params, int(seed), self.protocol, warm_up_s)
+            trace = self.bench.run(job, folder, warm_up_s, self.protocol)
+            check_task(job, trace)
+            window = assess(trace, self.protocol, self.bench.metrics)
+            if window.usable:
+                break
+            warm_up_s = min(2 * warm_up_s, self.protocol.longest_warm_up_s)
+        self._runs += 1
+        self._spent_s += time.monotonic() - begun_s
+        return window, provenance(self.config.platform, self.bench.platform, trace)
+
+    def _watch(self, points: Mapping[int, Point]) -> None:
+        """See to the device at rest, and to the reference network, whenever their time has come."""
+        if "power_w" not in self.bench.metrics:
+            return
+        if self._since_idle == 0:
+            self.idle_power_w = idle_power(self.bench.idle(self.protocol.idle_s))
+            append_event(self.file, "idle", {"power_w": self.idle_power_w, "time_s": time.time()})
+        if self._since_reference == 0:
+            sound = (point.params for point in points.values() if point.failed is None)
+            self._see_reference(next(sound, None))
+        self._since_idle = (self._since_idle + 1) % self.protocol.idle_every
+        self._since_reference = (self._since_reference + 1) % self.protocol.reference_every
+
+    def _see_reference(self, params: Params | None) -> None:
+        if params is None:
+            return
+        try:
+            window, platform = self._measure(REFERENCE, self._runs, params)
+        except InferenceError:
+            return  # its own turn as a structure comes, and tells of it
+        power_w = window.metrics.get("power_w")
+        content = {"params": params, "power_w": power_w, "platform": dict(platform), "time_s": time.time()}
+        append_event(self.file, "reference", content)
+        if power_w is None:
+            return
+        self._references_w.append(power_w)
+        usual = median(self._references_w)
+        drifted = abs(power_w - usual) > self.protocol.half_width * usual
+        if drifted and not self._drifted:
+            self.observer.note(
+                f"the reference network draws {power_w:.4g} W now, {usual:.4g} W as a rule: the device drifts; points"
+                ' are flagged "drift" until it is back'
+            )
+        self._drifted = drifted
+
+    def _features(self, params: Params) -> dict[str, float]:
+        if self.features is None:
+            return {}
+        values = self.config.space.from_params(params)[np.newaxis]
+        return {name: float(column[0]) for name, column in self.features.columns(self.config.space, values).items()}
+
+    def _progress(self, points: Mapping[int, Point], todo: list[int], number: int) -> Progress:
+        """What is done, and what is left if every structure needs no more than the usual number of repeats."""
+        later = sum(
+            max(0, self.protocol.repeats - max(number, len(p.windows))) for p in points.values() if not p.failed
+        )
+        left = len(todo) + later
+        done = sum(len(point.windows) for point in points.values())
+        left_s = left * self._spent_s / self._runs if self._runs else None
+        return Progress(done, done + left, left_s)
+
+
+def profile_job(
+    config: ExperimentConfig, key: int, params: Params, seed: int, protocol: Protocol, warm_up_s: float
+) -> Job:
+    """The job.json that asks an objective to run its inference step for so long."""
+    return Job(
+        job_id=key,
+        params=params,
+        seed=seed,
+        command=list(config.command),
+        env=dict(config.env),
+        metric=config.optimize,
+        task=PROFILE,
+        epochs=config.epochs,
+        platform=dict(config.platform),
+        seconds=warm_up_s + protocol.window_s,
+        warm_up_steps=protocol.warm_up_steps,
+    )
+
+
+def provenance(asked: Mapping[str, Any], found: Mapping[str, Any], trace: Trace) -> dict[str, Any]:
+    """What a measurement must carry: the platform as config.json and the bench name it, and what the script said."""
+    said = dict(trace.provenance)
+    for name, key in (("batch_size", "batch-size"), ("device", "runs-on")):  # "device" is config.json's
+        if name in said:
+            said[key] = said.pop(name)
+    return {**asked, **found, **said}
+
+
+def check_task(job: Job, trace: Trace) -> None:
+    """Refuse the numbers of a script that trains, because it does not know the task."""
+    if job.metric in trace.reported:
+        raise InferenceError(
+            f'the script reported "{job.metric}", so it was trained: where job.json says "task": "profile", it must run'
+            ' its inference for job.json\'s "seconds" instead'
+        )
+
+
+def draw_structures(space: Space, count: int, seed: int) -> list[Array]:
+    """Points of distinct structures, values of shape (D,), uniform among those that meet the known constraints.
+
+    More of them begin with the same ones. There are fewer where the space has no more. Raises ProfileError where
+    nothing is structural, InfeasibleError where nothing meets the known constraints.
+    """
+    columns = structural_columns(space)
+    if not columns:
+        raise ProfileError(
+            'no variable is structural, so all networks would be the same; set "structural": true where a variable'
+            " shapes the network"
+        )
+    distinct = math.prod(space.by_dimension[column].choices or math.inf for column in columns)
+    rng = np.random.default_rng([seed, STRUCTURES])
+    found: dict[bytes, Array] = {}
+    repeats = 0  # in a row
+    for values in _allowed(space, rng):
+        for row in values:
+            key = structure_key(space, row)
+            repeats = repeats + 1 if key in found else 0
+            found.setdefault(key, row)
+            if len(found) >= min(count, distinct) or repeats >= MOST_REPEATED:
+                return list(found.values())
+    if not found:
+        raise InfeasibleError(
+            f"known-constraints: none of {MOST_DRAWN:,} points drawn from the space meets them; relax one"
+        )
+    return list(found.values())
+
+
+def _allowed(space: Space, rng: np.random.Generator) -> Iterator[Array]:
+    for _ in range(MOST_DRAWN // CHUNK):
+        values = space.sample(rng, CHUNK)
+        yield values[space.holds(values).all(axis=0)]
+
+
+def structural_columns(space: Space) -> list[int]:
+    return [column for column, variable in enumerate(space.by_dimension) if variable.structural]
+
+
+def structure_key(space: Space, values: Array) -> bytes:
+    """Equal for points, values of shape (D,), of the same structure."""
+    return np.ascontiguousarray(values[structural_columns(space)]).tobytes()
