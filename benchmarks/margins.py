@@ -27,10 +27,10 @@ from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.hardware.bench import Bench, make_bench
 from hyperpower_runner.hardware.features import Features, load_features
 from hyperpower_runner.hardware.from_profile import fit_profile
-from hyperpower_runner.hardware.measurement import QUICK, assess
+from hyperpower_runner.hardware.measurement import QUICK
 from hyperpower_runner.hardware.meters.simulated import true_values
 from hyperpower_runner.hardware.models import HardwareModels
-from hyperpower_runner.hardware.profiling import Profiler, profile_job
+from hyperpower_runner.hardware.profiling import Profiler, measure_network, profile_job
 from hyperpower_runner.search import Search
 from hyperpower_runner.trial import Job, Trial
 
@@ -131,8 +131,8 @@ def search(
 
 def measured_power(bench: Bench, config: ExperimentConfig, job: Job) -> float | None:
     """What one short window says of a job's network, as after a job of a search."""
-    asked = profile_job(config, job.job_id, job.params, job.seed, QUICK, QUICK.warm_up_s)
-    return assess(bench.run(asked, Path(), QUICK.warm_up_s, QUICK), QUICK, bench.metrics).metrics["power_w"]
+    asked = profile_job(config, job.job_id, job.params)
+    return measure_network(bench, asked, QUICK, Path(), [config.seed, job.job_id])[0].metrics["power_w"]
 
 
 def _power(trial: Trial) -> float:

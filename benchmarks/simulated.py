@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hyperpower_runner.config import parse_text
+from hyperpower_runner.hardware.bench import inference_job
 from hyperpower_runner.hardware.features import Features
 from hyperpower_runner.hardware.fitting import fit_metric
 from hyperpower_runner.hardware.measurement import Protocol, assess
@@ -70,7 +71,7 @@ def measured(
     protocol = Protocol()
     metrics: dict[str, list[float]] = {metric: [] for metric in sorted(bench.metrics, reverse=True)}
     for params in points:
-        trace = bench.run(Job(0, params, draw), Path(), protocol.warm_up_s, protocol)
+        trace = bench.run(inference_job(Job(0, params, draw), protocol, protocol.warm_up_s), Path(), protocol.sample_hz)
         window = assess(trace, protocol, bench.metrics)
         for metric, column in metrics.items():
             value = window.metrics[metric]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help stays fast
     from hyperpower_runner.experiment import Experiment
     from hyperpower_runner.hardware.bench import Bench
     from hyperpower_runner.summary import Summary
+    from hyperpower_runner.trial import History
 
 PHYSICAL = ("power_w", "memory_bytes", "energy_j", "latency_s")  # what hardware models are for
 MOST_POINTS = 10**18  # of a finite space that are worth counting
@@ -127,6 +128,7 @@ def profile(
     from hyperpower_runner.hardware.from_profile import FOLDS
     from hyperpower_runner.hardware.measurement import quickened
     from hyperpower_runner.hardware.profiling import Profiler
+    from hyperpower_runner.launchers.interrupts import ended_by_signals
     from hyperpower_runner.profile_view import ProfileLines, profile_json, profile_text
 
     experiment, config = _open(directory)
@@ -138,17 +140,31 @@ def profile(
             " --samples or profiling.samples"
         )
     protocol = quickened(config.protocol) if quick else config.protocol
-    again = f"hyperpower-runner profile {shlex.quote(str(directory))}"
-    with experiment.lock(), ProfileLines() as view, contextlib.closing(_bench(experiment, config)) as bench:
-        try:
+    options = ([f"--samples {samples}"] if samples is not None else []) + (["--quick"] if quick else [])
+    again = " ".join(["hyperpower-runner profile", shlex.quote(str(directory)), *options])
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(experiment.lock("profiling"))
+            stack.enter_context(ended_by_signals())
+            live = experiment.live_jobs()
+            if live:
+                raise HyperPowerError(f"{directory}: jobs {live} are still running; wait for them, or {TAKE_OVER}")
+            stack.enter_context(experiment.device_lock(config.platform, _say))
+            bench = stack.enter_context(contextlib.closing(_bench(experiment, config)))
+            view = stack.enter_context(ProfileLines(config))
             found = Profiler(experiment, config, bench, protocol, count, view).run()
-        except KeyboardInterrupt:
-            _say(f"Interrupted: what was measured is kept in {experiment.profile_file}.\nResume with: {again}")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
-        except MeterError as error:
-            raise MeterError(f"{error} (what was measured is kept; resume with: {again})") from None
+            stopped = experiment.stop_request() is not None
+    except KeyboardInterrupt:
+        _say(f"Interrupted: what was measured is kept in {experiment.profile_file}.\nResume with: {again}")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except MeterError as error:
+        kept = f" (what was measured is kept; resume with: {again})" if experiment.profile_file.exists() else ""
+        raise MeterError(f"{error}{kept}") from None
     content = profile_json(found, protocol)
     _print({**content, "file": str(experiment.profile_file)}, as_json, profile_text(content))
+    if stopped:
+        _say(f"Stopped on request: what was measured is kept.\nResume with: {again}")
+        return
     _say(f"Next: hyperpower-runner fit {shlex.quote(str(directory))}")
 
 
@@ -177,7 +193,9 @@ def fit(
     models = fit_profile(found, config, features, _forms(form or []), str(experiment.profile_file), _say)
     content = models.to_json()
     write_json(experiment.models_file, content)
-    _print(content["models"], as_json, models_text(content))
+    label = {"simulated": True} if config.simulated else {}
+    printed = {metric: {**model, **label} for metric, model in content["models"].items()}
+    _print(printed, as_json, models_text(content))
     _say(f"Next: hyperpower-runner run {shlex.quote(str(directory))}")
 
 
@@ -218,7 +236,8 @@ def status(directory: Directory, as_json: Json = False) -> None:
     summary = _read_summary(experiment, config)
     holder = experiment.holder()
     content = {**summary.to_json(), "driver": holder and {"pid": holder["pid"], "host": holder["host"]}}
-    driver = f"running, process {holder['pid']} on {holder['host']}" if holder else "not running"
+    doing = (holder or {}).get("doing", "search")
+    driver = f"{doing}, process {holder['pid']} on {holder['host']}" if holder else "not running"
     _print(content, as_json, f"{_text(summary)}\ndriver      {driver}")
 
 
@@ -227,7 +246,7 @@ def best(directory: Directory, as_json: Json = False) -> None:
     """Show the incumbent, the best completed job that meets every constraint, and what the surrogate would choose."""
     from hyperpower_runner.search import Search
     from hyperpower_runner.summary import best_json, preferred_json
-    from hyperpower_runner.view import show_preferred, show_trial
+    from hyperpower_runner.view import show_platform, show_preferred, show_trial
 
     experiment, config = _open(directory)
     summary = _read_summary(experiment, config)
@@ -245,7 +264,9 @@ def best(directory: Directory, as_json: Json = False) -> None:
     except HyperPowerError as error:  # what was measured stands all the same
         _say(f"The surrogate cannot be asked: {error}")
     content = {**best_json(trial), "preferred": preferred_json(preferred)}
-    _print(content, as_json, f"{show_trial(trial)}\n\n{show_preferred(preferred, config.optimize)}")
+    content.update(platform=dict(config.platform), simulated=config.simulated)
+    heading = f"{show_platform(config)}\n" if config.simulated else ""
+    _print(content, as_json, f"{heading}{show_trial(trial)}\n\n{show_preferred(preferred, config.optimize)}")
 
 
 @app.command(epilog="Example: hyperpower-runner stop experiments/quickstart --now")
@@ -262,6 +283,8 @@ def stop(
         raise HyperPowerError(f"{directory}: no driver is running here, {rest}")
     experiment.request_stop("the stop command", cancel=now)
     running = "cancels the running jobs" if now else "ends when its running jobs have finished"
+    if holder.get("doing") == "profiling":
+        running = "ends after the measurement that it makes"
     _say(f"Asked process {holder['pid']} on {holder['host']} to stop: it {running}.")
 
 
@@ -272,7 +295,7 @@ def clean(
 ) -> None:
     """Delete what a search left behind: jobs, results and caches. config.json and hardware/ stay."""
     experiment = _experiment(directory)
-    with experiment.lock():
+    with experiment.lock("cleaning"):
         count = len(experiment.read_history())
         live = experiment.live_jobs()
         if live:
@@ -348,16 +371,18 @@ def _drive(experiment: Experiment, config: ExperimentConfig) -> tuple[Ending, Su
     from hyperpower_runner.driver import Driver
     from hyperpower_runner.launchers.interrupts import Interrupts
     from hyperpower_runner.launchers.local import LocalLauncher
-    from hyperpower_runner.view import Lines, LiveView
+    from hyperpower_runner.view import Lines, LiveView, show_platform
 
     console = Console(stderr=True)
-    incumbent = experiment.read_history().best(config.constraints)
+    incumbent = _judged(experiment, config).best(config.constraints)
     best = incumbent.objective if incumbent else None
     with contextlib.ExitStack() as stack:
         if console.is_terminal:
             observer: Lines = stack.enter_context(LiveView(experiment, config, console, best))
         else:
             observer = Lines(config, console, best)
+            if config.simulated:
+                observer.note(show_platform(config))
         interrupts = stack.enter_context(Interrupts())
         launcher = LocalLauncher(interrupts.wake)
         models = experiment.read_models(config)
@@ -392,11 +417,25 @@ def _finish(experiment: Experiment, ending: Ending) -> None:
 def _read_summary(experiment: Experiment, config: ExperimentConfig) -> Summary:
     from hyperpower_runner.summary import Summary, elapsed_s
 
-    history = experiment.read_history()
+    history = _judged(experiment, config)
     unfinished = {trial.job.job_id: experiment.status(trial) for trial in history if not trial.ended}
     rejected = sum(experiment.read_rejections().values())
     worked_s = elapsed_s(experiment.working_spans(history, time.time()))
     return Summary(config, history, unfinished, rejected, worked_s)
+
+
+def _judged(experiment: Experiment, config: ExperimentConfig) -> History:
+    """The jobs; those that ran before there were models are judged by what these predict of them."""
+    from hyperpower_runner.search import in_hindsight
+
+    history = experiment.read_history()
+    if not config.constraints or not history or not experiment.models_file.exists():
+        return history
+    try:
+        return in_hindsight(history, experiment.read_models(config))
+    except HyperPowerError as error:  # what was measured stands all the same
+        _say(f"The hardware models cannot be asked: {error}")
+        return history
 
 
 def _text(summary: Summary) -> str:

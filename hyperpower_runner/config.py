@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyperpower_runner.config_file import ConfigFile, ConstraintFile, VariableFile, check, load
-from hyperpower_runner.errors import ConfigError, ExpressionError, shortened
+from hyperpower_runner.errors import ConfigError, ExpressionError, did_you_mean, shortened
 from hyperpower_runner.hardware.measurement import Protocol
+from hyperpower_runner.hardware.platforms import METERS, OWN_KEYS, is_simulated
 from hyperpower_runner.job_files import SCHEMA
 from hyperpower_runner.space import Space, Variable, parse_constraints
 from hyperpower_runner.stopping import StoppingRule
 
-SIMULATED = "simulated-"  # what the names of simulated platforms begin with
 LARGEST_INT = 2**31 - 1
 CONFIDENCE = 0.95  # of a bound that says nothing of it and shall be recalibrated
 LARGEST_FLOAT = 1e300  # so that the width of a range is finite
@@ -80,8 +80,11 @@ class ExperimentConfig:
 
     @property
     def simulated(self) -> bool:
-        """Whether the device is a formula: what is said of its power and memory was measured nowhere."""
-        return str(self.platform.get("meter", "")).startswith(SIMULATED)
+        return is_simulated(self.platform)
+
+    def threads_of_job(self, cores: int) -> int:
+        """How many threads each of the jobs that share so many cores may use."""
+        return max(1, cores // self.max_concurrent)
 
     @property
     def hardware_limits(self) -> Mapping[str, float]:
@@ -143,8 +146,8 @@ def _config(file: ConfigFile, runnable: bool) -> ExperimentConfig:
         stopping_rule=StoppingRule(**file.early_termination.model_dump()) if file.early_termination else None,
         evaluations=_evaluations(file),
         hours=file.budget.hours,
-        platform=file.platform.model_dump(by_alias=True, exclude_none=True, exclude={"measure_jobs"}),
-        measure_jobs=file.platform.measure_jobs and file.platform.meter is not None,
+        platform=_platform(file),
+        measure_jobs=file.platform.measure_jobs and file.platform.meter not in (None, "replay"),
         samples=file.profiling.samples,
         protocol=_protocol(file),
         scheduler=file.scheduler,
@@ -229,11 +232,30 @@ def _evaluations(file: ConfigFile) -> int | None:
     return min(given, default=None)
 
 
+def _platform(file: ConfigFile) -> dict[str, Any]:
+    platform = file.platform.model_dump(by_alias=True, exclude_none=True, exclude={"measure_jobs"})
+    meter = platform.get("meter")
+    if meter is not None and meter not in METERS:
+        allowed = f"{', '.join(METERS)}{did_you_mean(meter, METERS)}"
+        raise ConfigError(f'platform.meter is "{shortened(meter)}", but must be one of {allowed}')
+    for key, owner in OWN_KEYS.items():
+        if key in platform and meter != owner:
+            raise ConfigError(f'platform.{key} is for the meter "{owner}" only, found "{meter}"; delete the key')
+    if meter == "replay" and "trace" not in platform:
+        raise ConfigError('platform.trace is missing; the meter "replay" needs a file of recorded traces')
+    return platform
+
+
 def _protocol(file: ConfigFile) -> Protocol:
     protocol = Protocol(**file.profiling.model_dump(exclude={"samples"}))
     if protocol.most_repeats < protocol.repeats:
         raise ConfigError(
             f"profiling.most-repeats is {protocol.most_repeats}, below repeats, which is {protocol.repeats}; raise it"
+        )
+    if protocol.longest_warm_up_s < protocol.warm_up_s:
+        raise ConfigError(
+            f"profiling.longest-warm-up-s is {protocol.longest_warm_up_s:g}, below warm-up-s, which is"
+            f" {protocol.warm_up_s:g}; raise it"
         )
     return protocol
 

@@ -205,8 +205,14 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _sentence(error: pydantic.ValidationError, content: Mapping[str, Any]) -> str:
     """Put the first of pydantic's findings into one sentence; misspelt keys come first, as the likeliest cause."""
-    findings = sorted(error.errors(), key=lambda finding: finding["type"] != "extra_forbidden")
-    finding = findings[0]
+
+    def likelihood(finding: Any) -> tuple[bool, int]:
+        """Of the branches of a union, the one that leads deepest into what was written is the one that was meant."""
+        return finding["type"] != "extra_forbidden", -len(_path(finding["loc"], content)) - (
+            finding["type"] == "missing"
+        )
+
+    finding = min(error.errors(), key=likelihood)
     path = _path(finding["loc"], content)
     if finding["type"] == "missing":
         path.append(str(finding["loc"][-1]))

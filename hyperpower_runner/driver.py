@@ -13,13 +13,13 @@ nothing.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 
+from hyperpower_runner import processes
 from hyperpower_runner.config import ExperimentConfig
 from hyperpower_runner.errors import InfeasibleError, SpaceExhaustedError
 from hyperpower_runner.experiment import Experiment
@@ -161,7 +161,7 @@ class Driver:
             command=list(self.config.command),
             env=dict(self.config.env),
             epochs=self.config.epochs,
-            threads=max(1, _cores() // self.config.max_concurrent),
+            threads=self.config.threads_of_job(processes.cores()),
             timeout_s=self.config.timeout_s,
             deadline=None if hours is None else created_s + hours * 3600 - self._elapsed_s(),
             stopping_rule=rule.to_json() if rule is not None else None,
@@ -223,8 +223,3 @@ class Driver:
 
     def _elapsed_s(self) -> float:
         return self._elapsed_before_s + time.monotonic() - self._begun_s
-
-
-def _cores() -> int:
-    """How many cores this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
-import socket
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from hyperpower_runner.config import ExperimentConfig, parse_text
 from hyperpower_runner.errors import ConfigError, ExperimentError, LockedError, did_you_mean
 from hyperpower_runner.hardware import models as hardware_models
 from hyperpower_runner.hardware.features import Features, load_features
+from hyperpower_runner.hardware.platforms import is_simulated
 from hyperpower_runner.hardware.profile import Profile, read_profile
 from hyperpower_runner.job_files import SCHEMA, JobFiles, append_json_line, read_json, read_json_lines, write_json
 from hyperpower_runner.trial import History, Job, Rejection, Result, Status, Trial
@@ -210,33 +212,54 @@ class Experiment:
     # --- the driver
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the directory as its one driver; raises LockedError naming the process that holds it."""
+    def lock(self, doing: str = "search") -> Iterator[None]:
+        """Hold the directory as its one driver; raises LockedError naming the process that holds it.
+
+        doing: what for, in a word that others are told: "search", "profiling", or "cleaning".
+        """
         lock = filelock.FileLock(self.lock_file)
         try:
             lock.acquire(timeout=0.5, poll_interval=0.05)  # not 0: `holder` takes it for a moment
         except filelock.Timeout:
             holder = self._read_holder()
             who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+            what = (holder or {}).get("doing", "search")
             raise LockedError(
-                f"{self.root}: its search is already run by {who}; wait for it, or end it with:"
+                f"{self.root}: its {what} is already run by {who}; wait for it, or end it with:"
                 f" hyperpower-runner stop {shlex.quote(str(self.root))}"
             ) from None
         try:
             self.clear_stop()  # before anybody can know whom to stop
             self.state.mkdir(exist_ok=True)
-            write_json(self.holder_file, {**processes.own_identity(), "since_s": time.time()})
+            write_json(self.holder_file, {**processes.own_identity(), "doing": doing, "since_s": time.time()})
             yield
         finally:
             self.holder_file.unlink(missing_ok=True)
             lock.release()
 
     @contextlib.contextmanager
-    def device_lock(self) -> Iterator[None]:
-        """Hold the device: of the workers on this host, one at a time measures its job's network."""
-        self.state.mkdir(exist_ok=True)
-        with filelock.FileLock(self.state / f"device-{socket.gethostname()}.lock"):
+    def device_lock(
+        self, platform: Mapping[str, Any], note: Callable[[str], None] = lambda text: None
+    ) -> Iterator[None]:
+        """Hold the device that "platform" of config.json names: of a user's processes here, one at a time measures.
+
+        A simulated platform is none, and can be held by all at once. note: is told where another process holds it.
+        """
+        if is_simulated(platform):
             yield
+            return
+        words = ["hyperpower-runner", str(os.getuid()), platform.get("meter"), platform.get("device", "")]
+        name = re.sub(r"[^A-Za-z0-9.-]", "_", "-".join(map(str, words)))
+        lock = filelock.FileLock(Path(tempfile.gettempdir()) / f"{name}.lock")
+        try:
+            lock.acquire(timeout=0.5, poll_interval=0.05)
+        except filelock.Timeout:
+            note(f"Waiting for another process that measures on this device ({lock.lock_file}).")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def holder(self) -> dict[str, Any] | None:
         """The process that drives the search now, wherever it runs; the kernel's lock says whether there is one."""

@@ -6,6 +6,7 @@ It does not know what the fields mean. One writer per file:
     job.json         driver, once          progress.jsonl   script, appended
     attempt-1.json   worker, once          output.log       worker, appended
     result.json      once, atomically      heartbeat        worker, touched
+    trained.json     worker, once: the result before the network is measured
     stop             whoever asks the job to stop, with the reason
 """
 
@@ -150,6 +151,7 @@ class JobFiles:
         self.job = folder / "job.json"
         self.progress = folder / "progress.jsonl"
         self.result = folder / "result.json"
+        self.trained = folder / "trained.json"
         self.output = folder / "output.log"
         self.heartbeat = folder / "heartbeat"
         self.stop = folder / "stop"

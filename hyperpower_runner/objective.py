@@ -48,14 +48,17 @@ if TYPE_CHECKING:
 
 Metrics = Mapping[str, Any] | float
 
+MARKS = 1000  # of how many steps were made, over the seconds asked for
+LONGER_WARM_UP = 3  # times the seconds asked for, at most, for the warm-up steps of a slow network
+
 
 class Job:
     """One configuration to evaluate, as a wrapper script sees it.
 
     job_id, params (natural units, by name), seed, threads (how many this job may use, or None), metric (the one to
     report), options (what the script's own parser parsed), task ("evaluate", or "profile" where only the inference step
-    is run, for `seconds` and at least `warm_up_steps` times), batch_size and dtype (of that step, from "platform" of
-    config.json, or None where it says nothing).
+    is run, for `seconds` and at least `warm_up_steps` times; the last `window_s` count), batch_size and dtype (of that
+    step, from "platform" of config.json, or None where it says nothing), facts (see `describe`).
     """
 
     def __init__(self, content: trial.Job, files: JobFiles | None, options: argparse.Namespace) -> None:
@@ -70,6 +73,8 @@ class Job:
         self.dtype: str | None = content.platform.get("dtype")
         self.seconds = content.seconds or 0.0
         self.warm_up_steps = content.warm_up_steps or 0
+        self.window_s = content.window_s or self.seconds
+        self.facts: dict[str, Any] = {}
         self._content = content
         self._files = files
         self._curve: list[stopping.CurvePoint] = []
@@ -97,6 +102,10 @@ class Job:
             append_json_line(self._files.progress, line)
         else:
             print(json.dumps(strict(line)), file=sys.stderr, flush=True)
+
+    def describe(self, **facts: Any) -> None:
+        """Say what the inference step is really run with, such as `batch_size` and `dtype`: measurements carry it."""
+        self.facts.update(facts)
 
     def _age_s(self) -> float:
         return round(time.monotonic() - self._started_s, 3)
@@ -141,9 +150,9 @@ def run(
     try:
         job = _job_from(arguments)
         if job.task == trial.PROFILE:
-            _deliver(_run_inference(job, inference, job.seconds, job.warm_up_steps), job.metric)
+            _deliver(_run_inference(job, inference, job.seconds, job.window_s, job.warm_up_steps), job.metric)
         elif arguments.inference_s is not None:
-            _deliver(_run_inference(job, inference, arguments.inference_s), job.metric)
+            _deliver(_run_inference(job, inference, arguments.inference_s, math.inf), job.metric)
         else:
             _deliver(evaluate(job), job.metric)
     except HyperPowerError as error:
@@ -206,28 +215,32 @@ def _parameter(word: str) -> tuple[str, Any]:
 
 
 def _run_inference(
-    job: Job, inference: Callable[[Job], Callable[[], object]] | None, seconds: float, warm_up_steps: int = 0
+    job: Job,
+    inference: Callable[[Job], Callable[[], object]] | None,
+    seconds: float,
+    window_s: float,
+    warm_up_steps: int = 0,
 ) -> dict[str, Any]:
-    """Run the inference step back to back, for so many seconds and at least so many steps; say what was done.
+    """Run the inference step back to back for so many seconds; say how many steps the last `window_s` of them had.
 
-    A first line in progress.jsonl tells whoever measures that what follows is inference only.
+    There are at least so many steps, unless that would take several times as long. A first line in progress.jsonl tells
+    whoever measures that what follows is inference only.
     """
     if inference is None:
         raise ObjectiveError("this script has no inference step: pass one to objective.run(evaluate, inference)")
     step = inference(job)
     step()  # the first one pays for what is set up lazily
     job.mark_inference()
-    begun_s = time.perf_counter()
-    counted_from_s, steps, counted = begun_s, 0, 0
-    while (now_s := time.perf_counter()) - begun_s < seconds or steps < warm_up_steps:
+    begun_s = now_s = time.perf_counter()
+    marks, steps = [(begun_s, 0)], 0  # now and then only: the times of all fast steps would be memory that is measured
+    while now_s - begun_s < seconds or (steps < warm_up_steps and now_s - begun_s < LONGER_WARM_UP * seconds):
         step()
-        steps += 1
-        counted += 1
-        if steps == warm_up_steps:
-            counted_from_s, counted = time.perf_counter(), 0
-    if not counted:  # so slow that there was nothing but warming up
-        counted_from_s, counted = begun_s, steps
-    return {"steps": counted, "duration_s": now_s - counted_from_s, **_framework(job)}
+        steps, now_s = steps + 1, time.perf_counter()
+        if now_s - marks[-1][0] >= seconds / MARKS:
+            marks.append((now_s, steps))
+    before = [mark for mark in marks if mark[1] < steps] or marks
+    from_s, first = next((mark for mark in before if mark[0] >= now_s - window_s), before[-1])
+    return {"steps": steps - first, "duration_s": now_s - from_s, **_framework(job)}
 
 
 def _framework(job: Job) -> dict[str, Any]:
@@ -235,6 +248,7 @@ def _framework(job: Job) -> dict[str, Any]:
     said: dict[str, Any] = {"framework": f"Python {sys.version.split()[0]}"}
     if job.batch_size is not None:
         said["batch_size"] = job.batch_size
+    said.update(job.facts)
     torch = sys.modules.get("torch")
     if torch is not None:
         said["framework"] = f"torch {torch.__version__}"

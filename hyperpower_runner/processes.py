@@ -11,11 +11,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 _PROC = Path("/proc")
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 _BOOT_ID = _PROC / "sys/kernel/random/boot_id"
 
 
@@ -42,6 +43,29 @@ def is_alive(identity: Mapping[str, Any]) -> bool | None:
     except PermissionError:
         pass
     return True
+
+
+def cores() -> int:
+    """How many cores this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def group_that_ends_with_parent() -> Callable[[], None]:
+    """What a child calls before its program: it leads a process group, and on Linux is killed when its parent dies.
+
+    For processes that are worth nothing without their parent. It stays in the parent's session.
+    """
+    if sys.platform != "linux":
+        return os.setpgrp
+    import ctypes  # here, since it costs what few need
+
+    prctl = ctypes.CDLL(None).prctl
+
+    def prepare() -> None:
+        os.setpgrp()
+        prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+    return prepare
 
 
 def wait_handle(pid: int) -> int | None:

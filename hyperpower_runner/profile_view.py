@@ -13,19 +13,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 
+from hyperpower_runner.config import ExperimentConfig
 from hyperpower_runner.hardware.measurement import Protocol, Window
 from hyperpower_runner.hardware.profile import Point, Profile, shown
 from hyperpower_runner.hardware.profiling import Progress
-from hyperpower_runner.view import show_duration, show_metric, show_number, show_params
+from hyperpower_runner.view import show_duration, show_metric, show_params
 
 LINE_EVERY = 10  # measurements, where there is no terminal
+SHOWN = ("power_w", "memory_bytes")
 NAMED = ("meter", "name", "batch-size", "dtype", "framework", "driver")
 
 
 class ProfileLines:
     """An observer: a progress bar on a terminal, now and then a line elsewhere, both on stderr."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: ExperimentConfig) -> None:
+        self.label = "simulated " if config.simulated else ""
         self.console = Console(stderr=True)
         columns = (
             TextColumn("{task.description}"),
@@ -34,7 +37,7 @@ class ProfileLines:
             TextColumn("{task.fields[left]}"),
         )
         self.bar = ProgressBar(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-        self.task = self.bar.add_task("measuring", total=None, left="")
+        self.task = self.bar.add_task(f"{self.label}measuring", total=None, left="")
         self._lines = 0
 
     def __enter__(self) -> ProfileLines:
@@ -45,8 +48,8 @@ class ProfileLines:
         self.bar.stop()
 
     def measured(self, point: Point, window: Window, progress: Progress) -> None:
-        power, memory = (window.metrics.get(name) for name in ("power_w", "memory_bytes"))
-        found = f"{show_number(power)} W, {show_metric('memory_bytes', memory)}"
+        known = [(name, value) for name in SHOWN if (value := window.metrics.get(name)) is not None]
+        found = ", ".join(f"{name} {show_metric(name, value)}" for name, value in known)
         self._advance(progress, f"structure {point.point_id}: {found}{_flagged(window.flags)}")
 
     def failed(self, point: Point, progress: Progress) -> None:
@@ -62,7 +65,7 @@ class ProfileLines:
         self.bar.update(self.task, completed=done, total=max(done, progress.expected), left=left)
         self._lines += 1
         if not self.console.is_terminal and line and self._lines % LINE_EVERY == 1:
-            text = f"{done}/{progress.expected} measurements, {line}{', ' if left else ''}{left}"
+            text = f"{done}/{progress.expected} {self.label}measurements, {line}{', ' if left else ''}{left}"
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -80,7 +83,7 @@ def profile_json(profile: Profile, protocol: Protocol) -> dict[str, Any]:
     return {
         "structures": len(profile.measured),
         "failed": sum(point.failed is not None for point in profile.points),
-        "flagged": sum(bool(estimate.flags) for estimate in estimates),
+        "flagged": sum(bool({*p.flags, *e.flags}) for p, e in zip(profile.measured, estimates, strict=True)),
         "platform": platform,
         "metrics": metrics,
     }

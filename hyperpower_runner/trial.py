@@ -51,7 +51,8 @@ class Job:
     extrapolated: the metrics whose prediction rests on no profiled structure like this one.
     platform: the device that budgets are about ("meter", "batch-size", "dtype", ...), as in config.json.
     measure: whether the network is measured on it once its training has completed.
-    seconds, warm_up_steps: of the task "profile": for how long to run the inference step, and at least how often.
+    seconds, warm_up_steps, window_s: of the task "profile": for how long to run the inference step, how often at least,
+        and how many of the seconds, at their end, are the window that counts.
     created_s: when the driver began to look for `params`; deadline: when the search's budget of hours ends, or None.
     """
 
@@ -74,6 +75,7 @@ class Job:
     measure: bool = False
     seconds: float | None = None
     warm_up_steps: int | None = None
+    window_s: float | None = None
     created_s: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -98,7 +100,7 @@ class Job:
             "created_s": self.created_s,
         }
         if self.task == PROFILE:
-            content.update(seconds=self.seconds, warm_up_steps=self.warm_up_steps)
+            content.update(seconds=self.seconds, warm_up_steps=self.warm_up_steps, window_s=self.window_s)
         return content
 
     @classmethod

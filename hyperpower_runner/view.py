@@ -6,6 +6,7 @@ It is told by the driver (`driver.Observer`) and reads the progress files of run
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,8 +19,8 @@ from rich.text import Text
 from hyperpower_runner.config import ExperimentConfig
 from hyperpower_runner.errors import did_you_mean, printable, shortened
 from hyperpower_runner.experiment import Experiment
-from hyperpower_runner.hardware.bench import measured_by
 from hyperpower_runner.hardware.models import HardwareModels
+from hyperpower_runner.hardware.platforms import measured_by
 from hyperpower_runner.job_files import as_number, read_json_lines
 from hyperpower_runner.summary import Summary
 from hyperpower_runner.trial import Recommendation, Status, Trial
@@ -123,16 +124,20 @@ class Lines:
             unmet = show_unmet(trial, self.config.constraints)
             text.append(f"  exceeds {unmet}" if unmet else "", style="yellow")
         self._write(text)
-        self._warn_of_unmeasured(trial)
+        self._warn_of_measurement(trial)
         self._warn_of_unknown(trial)
 
-    def _warn_of_unmeasured(self, trial: Trial) -> None:
-        """Say once of each reason why a completed job's network could not be measured."""
+    def _warn_of_measurement(self, trial: Trial) -> None:
+        """Say once why completed jobs' networks could not be measured, or were measured on another platform."""
         measurement = trial.result.extra.get("measurement") if trial.result else None
-        reason = measurement.get("reason") if isinstance(measurement, dict) else None
-        if reason and reason not in self._warned:
-            self._warned.add(reason)
-            self.note(f"job {trial.job_id}: its network was not measured, predictions stand: {reason}")
+        if not isinstance(measurement, dict):
+            return
+        for key, what in (("reason", "its network was not measured, predictions stand: "), ("mismatch", "")):
+            found = measurement.get(key)
+            kind = re.sub(r"[0-9]+", "", found or "")  # reasons name jobs and processes
+            if found and kind not in self._warned:
+                self._warned.add(kind)
+                self.note(f"job {trial.job_id}: {what}{found}")
 
     def _warn_of_unknown(self, trial: Trial) -> None:
         """Say once of each constrained metric that a completed job did not report: no such job can become the best."""
@@ -224,7 +229,7 @@ def describe_constraint(config: ExperimentConfig, models: HardwareModels, metric
         how = f"is predicted before a job runs ({models.describe(metric)})"
         how += f", with a margin of {100 * (margin - 1):.2g} %" if margin is not None else ""
         return how if config.hardware_aware else f"{how}, and not applied: hardware-aware is false"
-    if metric in measured_by(config.platform):
+    if config.measure_jobs and metric in measured_by(config.platform):
         return "has no model: it is measured after each job only; to know it before, profile and fit this platform"
     meter = config.platform.get("meter")
     lacking = f'and the meter "{meter}" does not measure it' if meter else "and platform.meter names no meter"

@@ -39,7 +39,7 @@ DIVERGED_GRACE_S = 20.0  # for a script to end by itself after its training dive
 STOP_GRACE_S = 10.0  # likewise after a request to stop
 TERM_GRACE_S = 5.0  # between SIGTERM and SIGKILL
 DRAIN_S = 0.5  # for output that is still in the pipes when the script has ended
-LONGEST_MEASUREMENT_S = 300.0  # of a completed job's network, set-up included
+LONGEST_MEASUREMENT_S = 600.0  # of a completed job's network, until the device is free and its set-up included
 LONGEST_LINE = 1 << 20
 LONGEST_REASON = 500
 BLIND_POLL_S = 0.02  # where the system cannot say when a process ends
@@ -66,6 +66,9 @@ class Worker:
         self._told_to_end = False
 
     def run(self) -> Result:
+        trained = read_json(self.files.trained)
+        if trained is not None:  # by an earlier attempt, which was lost while the network was measured
+            return self._with_measurement(Result.from_json(trained))
         try:
             script = self._start()
         except (OSError, ValueError) as error:
@@ -201,9 +204,13 @@ class Worker:
         return copied
 
     def _with_measurement(self, result: Result) -> Result:
-        """Have the trained network's power and memory measured; what the script itself reported of them stands."""
+        """Have the trained network's power and memory measured; what the script itself reported of them stands.
+
+        Until then the result is kept aside, so that a worker that is killed meanwhile loses no training.
+        """
+        write_json(self.files.trained, {"id": self.job.job_id, **result.to_json()})
         content = self._measure()
-        measured = {name: as_number(value) for name, value in (content.pop("metrics", None) or {}).items()}
+        measured = {name: as_number(value) for name, value in content.pop("metrics", {}).items()}
         told = {name: value for name, value in result.metrics.items() if value is not None}
         extra = {**result.extra, "measurement": content}
         return replace(result, metrics={**result.metrics, **measured, **told}, extra=extra, ended_s=time.time())
@@ -211,9 +218,12 @@ class Worker:
     def _measure(self) -> dict[str, Any]:
         """What `hardware.measuring` says of this job, or the reason why it says nothing."""
         command = [sys.executable, "-m", "hyperpower_runner.hardware.measuring", str(self.root), self.files.folder.name]
-        deadline, told = time.monotonic() + LONGEST_MEASUREMENT_S, False
+        deadline, told = time.monotonic() + LONGEST_MEASUREMENT_S, ""
         with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=os.setpgrp
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            preexec_fn=processes.group_that_ends_with_parent(),
         ) as measuring:
             while True:
                 with contextlib.suppress(OSError):
@@ -223,15 +233,20 @@ class Worker:
                     break
                 except subprocess.TimeoutExpired:
                     now = time.monotonic()
-                    if now >= deadline or (not told and (self._told_to_end or self.files.stop.exists())):
-                        self._end_group(measuring, signal.SIGKILL if told else signal.SIGTERM)
-                        told, deadline = True, now + TERM_GRACE_S
+                    if not told and (self._told_to_end or self.files.stop.exists()):
+                        told = "it was asked to stop"
+                    elif now < deadline:
+                        continue
+                    self._end_group(measuring, signal.SIGTERM if deadline > now or not told else signal.SIGKILL)
+                    told, deadline = told or f"it took longer than {LONGEST_MEASUREMENT_S:g} s", now + TERM_GRACE_S
+        lines = [line for line in stdout.splitlines() if line.strip()]  # features(params) may print, too
         try:
-            content = json.loads(stdout)
-        except ValueError:
+            content = json.loads(lines[-1]) if lines else None
+        except (ValueError, RecursionError):
             content = None
-        failed = {"reason": f"measuring ended with exit code {measuring.returncode}; see output.log"}
-        return content if isinstance(content, dict) else failed
+        if isinstance(content, dict) and isinstance(content.get("metrics", {}), dict) and not told:
+            return content
+        return {"reason": told or f"measuring ended with exit code {measuring.returncode}; see output.log"}
 
     def _judge(self, exit_code: int) -> Result:
         """Turn how the script ended into a result; a request or a limit that ended it comes before its exit code."""

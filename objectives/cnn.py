@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 0.0005
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # of the inference step
 TEST_BATCH = 250
 FINITE_CHECK_BATCHES = 50  # looking at the loss waits for the GPU; once in 50 batches costs nothing measurable
 
@@ -189,14 +190,18 @@ def test_error(model: nn.Module, x: Tensor, y: Tensor) -> float:
 def inference(job: Job, image_shape: tuple[int, int, int], classes: int = 10) -> Callable[[], None]:
     """A function that runs the untrained network once over a fixed batch resident on the device, and waits for it.
 
-    The batch has as many float32 images as the platform of config.json says ("batch-size"), else --batch-size. Power
-    and memory do not depend on how well a network is trained (section 3.3, figure 3 left).
+    The batch has as many images as the platform of config.json says ("batch-size"), else --batch-size, and numbers are
+    of its "dtype", else float32. Power and memory do not depend on how well a network is trained (section 3.3, figure 3
+    left).
     """
+    batch_size, dtype = job.batch_size or job.options.batch_size, job.dtype or "float32"
+    if dtype not in DTYPES:
+        raise ObjectiveError(f'platform.dtype is "{dtype}", but must be one of {", ".join(DTYPES)}')
+    job.describe(batch_size=batch_size, dtype=dtype)
     device = choose_device(job.threads)
     torch.manual_seed(job.seed)
-    model = place(build(Architecture.from_params(job.params), image_shape, classes), device).eval()
-    batch_size = job.batch_size or job.options.batch_size
-    batch = torch.randn(batch_size, *image_shape, dtype=torch.float32, device=device)
+    model = place(build(Architecture.from_params(job.params), image_shape, classes), device).eval().to(DTYPES[dtype])
+    batch = torch.randn(batch_size, *image_shape, device=device).to(DTYPES[dtype])
 
     def step() -> None:
         with torch.inference_mode():

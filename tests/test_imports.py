@@ -16,7 +16,17 @@ PACKAGE = Path(hyperpower_runner.__file__).parent
 # A module imports only from rows above its own.
 ROWS = [
     {"errors"},
-    {"expression", "stopping", "trial", "job_files", "processes", "templates", "hardware", "hardware.traces"},
+    {
+        "expression",
+        "stopping",
+        "trial",
+        "job_files",
+        "processes",
+        "templates",
+        "hardware",
+        "hardware.traces",
+        "hardware.platforms",
+    },
     {"hardware.measurement", "hardware.margins", "hardware.counting"},
     {"space", "objective", "config_file"},
     {"hardware.profile", "hardware.features", "hardware.terms", "hardware.validation", "hardware.regression"},
@@ -70,7 +80,7 @@ DOORS = {
     "torch": {"hardware.counting"},
     "emcee": {"surrogate.sampling"},
     "multiprocessing": set(),
-    "socket": {"processes", "slots", "worker", "experiment"},
+    "socket": {"processes", "slots", "worker"},
 }
 METERS = {"hardware.bench", *(f"hardware.meters.{name}" for name in ("nvml", "rapl", "jetson", "host"))}
 CLOCKS = {

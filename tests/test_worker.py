@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from hyperpower_runner import processes, worker
+from hyperpower_runner.hardware.meters.simulated import true_values
 from hyperpower_runner.job_files import JobFiles, append_json_line, read_json, write_json
 from hyperpower_runner.launchers import WorkerState
 from hyperpower_runner.launchers.local import LocalLauncher
@@ -328,3 +330,326 @@ def test_a_module_beside_the_user_does_not_replace_one_of_python(
     content = read_json(files.result)
     assert content is not None, files.log_tail()
     assert content["status"] == "completed"
+
+
+# --- measuring what a completed job has trained
+
+
+SIMULATED = {"meter": "simulated-gtx1070"}
+COUNTED = """
+    import json, sys
+    def features(params):
+        return {"parameters": 1e6, "macs": 4e6, "activations": 2e4}
+    if __name__ == "__main__":
+        print(json.dumps({"error": 0.25}))
+"""
+
+
+def make_measured_job(root: Path, script: str, platform: dict[str, Any], **fields: Any) -> JobFiles:
+    """A job that shall be measured, in an experiment that has a config.json to say on what."""
+    files = make_job(root, script, **{"measure": True, "platform": platform, **fields})
+    config: dict[str, Any] = {
+        "objective": {"command": ["python", "train.py"]},
+        "variables": {"x": {"type": "FLOAT", "min": 0, "max": 1}},
+        "platform": platform,
+    }
+    if platform["meter"] == "host":  # where time passes
+        config["profiling"] = {"window-s": 0.3, "warm-up-s": 0.1, "warm-up-steps": 1}
+    (root / "config.json").write_text(json.dumps(config))
+    return files
+
+
+def measurement(result: Result) -> dict[str, Any]:
+    content = result.extra["measurement"]
+    assert isinstance(content, dict)
+    return content
+
+
+def processes_of(root: Path) -> list[int]:
+    """The processes that name this directory on their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            named = str(root).encode() in (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if entry.name.isdigit() and named:
+            found.append(int(entry.name))
+    return found
+
+
+def test_the_network_of_a_completed_job_is_measured_on_its_platform(tmp_path: Path) -> None:
+    files = make_measured_job(tmp_path, COUNTED, SIMULATED)
+    result = run_worker(files)
+    assert result.status is Status.COMPLETED
+    truth = true_values("simulated-gtx1070", {"parameters": 1e6, "macs": 4e6, "activations": 2e4})
+    for metric in ("power_w", "memory_bytes", "latency_s", "energy_j"):
+        assert result.metrics[metric] == pytest.approx(truth[metric], rel=0.05)
+    assert result.metrics["error"] == 0.25
+    assert measurement(result)["platform"]["meter"] == "simulated-gtx1070"
+    assert measurement(result)["platform"]["simulated"] is True
+    assert measurement(result)["flags"] == []
+    assert (result.metrics["duration_s"] or 0) <= result.ended_s - result.started_s  # which has the measurement in it
+    assert read_json(files.result) == {"schema": 1, "id": 1, **result.to_json()}
+
+
+def test_what_a_script_reports_itself_stands_against_the_measurement(tmp_path: Path) -> None:
+    script = COUNTED.replace(
+        '{"error": 0.25}', '{"error": 0.25, "power_w": 12.5, "memory_bytes": None, "note": "mine"}'
+    )
+    result = run_worker(make_measured_job(tmp_path, script, SIMULATED))
+    assert result.metrics["power_w"] == 12.5
+    assert (result.metrics["memory_bytes"] or 0) > 1e8  # it said that it does not know
+    assert result.extra["note"] == "mine"
+    assert measurement(result)["platform"]["simulated"] is True
+
+
+@pytest.mark.parametrize(
+    ("script", "fields", "status"),
+    [
+        ("import sys; sys.exit(3)", {}, Status.FAILED),
+        ("print('no metric')", {}, Status.FAILED),
+        ("import time; time.sleep(600)", {"timeout_s": 0.3}, Status.TIMED_OUT),
+        (
+            "from hyperpower_runner import objective\n"
+            "def evaluate(job):\n"
+            "    job.report(epoch=1, error=0.9, loss=float('nan'))\n"
+            "    return 0.9\n"
+            "objective.run(evaluate)",
+            {"stopping_rule": {}},
+            Status.TERMINATED,
+        ),
+    ],
+)
+def test_a_job_that_did_not_complete_is_not_measured(
+    tmp_path: Path, script: str, fields: dict[str, Any], status: Status
+) -> None:
+    hook = 'def features(params):\n    open("measured", "w")\n    return {}\n'
+    result = run_worker(make_measured_job(tmp_path, hook + script, SIMULATED, **fields))
+    assert result.status is status
+    assert "measurement" not in result.extra
+    assert "power_w" not in result.metrics
+    assert not (tmp_path / "measured").exists()
+
+
+def test_a_cancelled_job_is_not_measured(tmp_path: Path) -> None:
+    script = "import time; open('begun', 'w').close(); time.sleep(600)"
+    files = make_measured_job(tmp_path, script, SIMULATED)
+    process = start_worker(files)
+    wait_for(tmp_path / "begun")
+    process.terminate()
+    process.wait(60)
+    result = Result.from_json(read_json(files.result) or {})
+    assert result.status is Status.CANCELLED
+    assert "measurement" not in result.extra
+
+
+def test_a_job_that_shall_not_be_measured_is_not(tmp_path: Path) -> None:
+    result = run_worker(make_measured_job(tmp_path, COUNTED, SIMULATED, measure=False))
+    assert result.status is Status.COMPLETED
+    assert set(result.metrics) == {"error", "duration_s"}
+    assert result.extra == {}
+
+
+def test_the_peak_memory_of_the_inference_step_is_measured_not_that_of_the_training(tmp_path: Path) -> None:
+    script = """
+        from hyperpower_runner import objective
+        def evaluate(job):
+            return {"error": len(b"x" * (300 << 20)) / 1e12}
+        def inference(job):
+            held = b"x" * (80 << 20)
+            return lambda: len(held)
+        objective.run(evaluate, inference)
+    """
+    result = run_worker(make_measured_job(tmp_path, script, {"meter": "host"}))
+    assert result.status is Status.COMPLETED
+    assert 80 << 20 < (result.metrics["memory_bytes"] or 0) < 160 << 20
+    assert result.metrics.get("power_w") is None
+    assert result.metrics.get("energy_j") is None
+    assert (result.metrics["latency_s"] or 0) > 0
+    assert measurement(result)["platform"]["meter"] == "host"
+    assert not list((tmp_path / "state" / "measuring").iterdir())
+
+
+def test_a_script_without_an_inference_step_is_completed_with_the_reason(tmp_path: Path) -> None:
+    script = "from hyperpower_runner import objective; objective.run(lambda job: 0.25)"
+    result = run_worker(make_measured_job(tmp_path, script, {"meter": "host"}))
+    assert result.status is Status.COMPLETED
+    assert result.reason is None
+    assert set(result.metrics) == {"error", "duration_s"}
+    assert "no inference step" in measurement(result)["reason"]
+
+
+def test_a_platform_that_is_not_there_is_a_reason(tmp_path: Path) -> None:
+    result = run_worker(make_measured_job(tmp_path, COUNTED, {"meter": "replay"}))
+    assert result.status is Status.COMPLETED
+    assert set(result.metrics) == {"error", "duration_s"}
+    assert "trace" in measurement(result)["reason"]
+
+
+@pytest.mark.parametrize(
+    "instead",
+    [
+        "exit 3",
+        "kill -9 $$",
+        "true",
+        "echo garbage",
+        "printf '\\377\\376'",
+        "echo '[1, 2]'",
+        "echo 81.5",
+        "echo null",
+        """echo '{"metrics": {"power_w": 81.5}' """,
+        """echo '{"metrics": 81.5}'""",
+        """echo '{"metrics": [["power_w", 81.5]]}'""",
+        "head -c 200000 /dev/zero | tr '\\0' '['",
+    ],
+)
+def test_a_measuring_process_that_fails_or_prints_garbage_costs_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instead: str
+) -> None:
+    files = make_measured_job(tmp_path, COUNTED, SIMULATED)
+    stand_in = tmp_path / "bin" / "python"  # which is the interpreter that both the script and measuring are run by
+    stand_in.parent.mkdir()
+    real = sys.executable
+    stand_in.write_text(f'#!/bin/sh\ncase "$*" in *hardware.measuring*) {instead}; exit;; esac\nexec \'{real}\' "$@"\n')
+    stand_in.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(stand_in))
+    result = run_here(files)
+    assert result.status is Status.COMPLETED
+    assert set(result.metrics) == {"error", "duration_s"}
+    assert result.metrics["error"] == 0.25
+    assert "measuring ended with exit code" in measurement(result)["reason"]
+
+
+def test_what_a_library_prints_while_it_is_imported_does_not_cost_the_measurement(tmp_path: Path) -> None:
+    noisy = "import os; os.write(1, b'loading the library\\n')\n" + textwrap.dedent(COUNTED)
+    result = run_worker(make_measured_job(tmp_path, noisy, SIMULATED))
+    assert result.status is Status.COMPLETED
+    assert (result.metrics.get("power_w") or 0) > 0, result.extra
+
+
+@pytest.mark.parametrize("how", ["the stop file", "SIGTERM"])
+def test_a_worker_told_to_stop_while_measuring_ends_soon_with_a_completed_job(tmp_path: Path, how: str) -> None:
+    script = """
+        import json, os, signal, subprocess, sys, time
+        if json.load(open(sys.argv[-1]))["task"] == "profile":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            child = subprocess.Popen(["sleep", "600"])
+            with open("pids", "w") as file:
+                file.write(f"{os.getpid()} {child.pid}\\n")
+            os.rename("pids", "begun")
+            time.sleep(600)
+        print('{"error": 0.25}')
+    """
+    files = make_measured_job(tmp_path, script, {"meter": "host"})
+    process = start_worker(files)
+    wait_for(tmp_path / "begun")
+    begun = time.monotonic()
+    if how == "SIGTERM":
+        process.send_signal(signal.SIGTERM)
+    else:
+        files.stop.write_text("enough\n")
+    process.wait(60)
+    assert time.monotonic() - begun < 5
+    result = Result.from_json(read_json(files.result) or {})
+    assert result.status is Status.COMPLETED
+    assert set(result.metrics) == {"error", "duration_s"}
+    assert "stop" in measurement(result)["reason"]
+    assert processes_of(tmp_path) == []
+    for pid in map(int, (tmp_path / "begun").read_text().split()):
+        assert processes._ticks(pid) is None
+
+
+def test_a_measurement_that_takes_too_long_is_ended_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "LONGEST_MEASUREMENT_S", 2.0)
+    script = """
+        import json, sys, time
+        if json.load(open(sys.argv[-1]))["task"] == "profile":
+            time.sleep(600)
+        print('{"error": 0.25}')
+    """
+    result = run_here(make_measured_job(tmp_path, script, {"meter": "host"}))
+    assert result.status is Status.COMPLETED
+    assert "2 s" in measurement(result)["reason"]  # nobody asked it to stop
+    assert processes_of(tmp_path) == []
+
+
+def test_workers_measure_one_at_a_time(tmp_path: Path) -> None:
+    script = """
+        import json, sys, time
+        job = json.load(open(sys.argv[-1]))
+        if job["task"] == "profile":
+            begun = time.time()
+            time.sleep(job["seconds"] + 0.15)
+            open("spans", "a").write(json.dumps([begun, time.time()]) + "\\n")
+            print('{"steps": 10, "duration_s": 1.0}')
+        else:
+            print('{"error": 0.25}')
+    """
+    first = make_measured_job(tmp_path, script, {"meter": "host"})
+    second = JobFiles(first.folder.with_name("000002"))
+    second.folder.mkdir()
+    write_json(second.job, {**(read_json(first.job) or {}), "id": 2})
+    workers = [start_worker(files) for files in (first, second)]
+    assert [process.wait(60) for process in workers] == [0, 0]
+    spans = sorted(json.loads(line) for line in (tmp_path / "spans").read_text().splitlines())
+    assert len(spans) == 2
+    assert spans[0][1] <= spans[1][0]
+    for files in (first, second):
+        assert ((read_json(files.result) or {})["metrics"]["memory_bytes"] or 0) > 0
+
+
+def test_the_heartbeat_goes_on_while_measuring(tmp_path: Path) -> None:
+    script = """
+        import json, sys, time
+        if json.load(open(sys.argv[-1]))["task"] == "profile":
+            open("begun", "w").close(); time.sleep(600)
+        print('{"error": 0.25}')
+    """
+    files = make_measured_job(tmp_path, script, {"meter": "host"})
+    process = start_worker(files)
+    wait_for(tmp_path / "begun")
+    os.utime(files.heartbeat, (0, 0))
+    deadline = time.monotonic() + 20
+    while files.heartbeat.stat().st_mtime == 0 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert files.heartbeat.stat().st_mtime > 0
+    process.terminate()
+    process.wait(60)
+
+
+def test_a_worker_that_is_killed_while_measuring_loses_no_training_and_leaves_no_process(tmp_path: Path) -> None:
+    script = """
+        import json, os, sys, time
+        if json.load(open(sys.argv[-1]))["task"] == "profile":
+            again = os.path.exists("begun")
+            with open("pid", "w") as file:
+                file.write(str(os.getpid()))
+            os.rename("pid", "begun")
+            time.sleep(0.6 if again else 600)
+            print('{"steps": 10, "duration_s": 0.5}')
+        else:
+            open("trainings", "a").write("x")
+            print('{"error": 0.25, "note": "kept"}')
+    """
+    files = make_measured_job(tmp_path, script, {"meter": "host"})
+    process = start_worker(files)
+    wait_for(tmp_path / "begun")
+    process.kill()
+    process.wait(60)
+    killed_s = time.time()
+    assert not files.result.exists()
+    deadline = time.monotonic() + 5
+    while processes_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_of(tmp_path) == []
+    start_worker(files, attempt=2).wait(60)
+    result = Result.from_json(read_json(files.result) or {})
+    assert result.status is Status.COMPLETED
+    assert (tmp_path / "trainings").read_text() == "x"
+    assert result.metrics["error"] == 0.25
+    assert result.extra["note"] == "kept"
+    assert (result.metrics["memory_bytes"] or 0) > 0
+    assert result.started_s < killed_s < result.ended_s

@@ -21,15 +21,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from hyperpower_runner import processes
 from hyperpower_runner.errors import InferenceError, MeterError, did_you_mean, shortened
 from hyperpower_runner.hardware import measurement
 from hyperpower_runner.hardware.meters import Meter
+from hyperpower_runner.hardware.platforms import METERS
 from hyperpower_runner.hardware.traces import Sample, Trace
 from hyperpower_runner.job_files import JobFiles, as_number, write_json
-from hyperpower_runner.trial import Job
+from hyperpower_runner.trial import PROFILE, Job
 
 SET_UP_S = 120.0  # to import a framework, build a network and warm up a slow one, beside the seconds asked for
 BEGIN_S = 0.02  # how often it is looked whether the inference has begun
@@ -37,16 +40,6 @@ DRAIN_S = 0.5  # for output that is still in the pipe when the script has ended
 LONGEST_TAIL = 1 << 20
 LONGEST_QUOTE = 300
 PROVENANCE = frozenset({"framework", "dtype", "batch_size", "device"})  # never metrics, even as numbers
-POWER, MEMORY = "power_w", "memory_bytes"
-METERS = {  # and what each can measure; a device may lack a sensor, and a recording a field
-    "nvml": frozenset({POWER, MEMORY}),
-    "rapl": frozenset({POWER, MEMORY}),
-    "jetson": frozenset({POWER}),
-    "host": frozenset({MEMORY}),
-    "replay": frozenset({POWER, MEMORY}),
-    "simulated-gtx1070": frozenset({POWER, MEMORY}),
-    "simulated-tegra-tx1": frozenset({POWER}),
-}
 
 Hook = Callable[[dict[str, Any]], Mapping[str, Any]]
 
@@ -69,8 +62,8 @@ class Bench(Protocol):
         """What is seen while nothing runs."""
         ...
 
-    def run(self, job: Job, folder: Path, warm_up_s: float, protocol: measurement.Protocol) -> Trace:
-        """Measure one job's inference step, in a fresh process whose files are in `folder`.
+    def run(self, job: Job, folder: Path, sample_hz: float) -> Trace:
+        """Measure one job's inference step (see `inference_job`), in a fresh process whose files are in `folder`.
 
         Raises InferenceError where the script is at fault, MeterError where the device is.
         """
@@ -122,16 +115,15 @@ class DeviceBench:
             time.sleep(max(0.0, min(begin_s + seconds, now_s + 1 / self._sample_hz) - time.monotonic()))
         return Trace(tuple(samples), begin_s, begin_s + seconds, provenance={"idle": True})
 
-    def run(self, job: Job, folder: Path, warm_up_s: float, protocol: measurement.Protocol) -> Trace:
-        seconds = warm_up_s + protocol.window_s
+    def run(self, job: Job, folder: Path, sample_hz: float) -> Trace:
+        seconds = job.seconds or 0.0
         files = JobFiles(folder)
         folder.mkdir(parents=True, exist_ok=True)
         files.progress.unlink(missing_ok=True)  # that of an earlier run would tell when this one begins
-        asked = {"seconds": seconds, "warm_up_steps": protocol.warm_up_steps}
-        write_json(files.job, {**job.to_json(), **asked})
+        write_json(files.job, job.to_json())
         self._meter.preflight()
         with files.output.open("wb") as log, self._start(job, files, log) as script:
-            run = _Run(script, files, self._meter, 1 / protocol.sample_hz)
+            run = _Run(script, files, self._meter, 1 / sample_hz)
             try:
                 self._meter.attach(script.pid)
                 run.watch(time.monotonic() + seconds + self._set_up_s)
@@ -141,7 +133,8 @@ class DeviceBench:
         if run.overdue:
             raise InferenceError(
                 f"the inference step of job {job.job_id} did not end within {seconds + self._set_up_s:g} s,"
-                f' {seconds:g} s of it for inference, the rest to set up; make it stop after "seconds" of its job.json'
+                f' {seconds:g} s of it for inference, the rest to set up; make it stop after "seconds" of its job.json,'
+                " or lower profiling.warm-up-steps where one step takes seconds"
                 f"{_quoted(files, run.tail)}"
             )
         if script.returncode != 0:
@@ -155,7 +148,7 @@ class DeviceBench:
         self._meter.close()
 
     def _start(self, job: Job, files: JobFiles, log: IO[bytes]) -> subprocess.Popen[bytes]:
-        """Start the script as the worker starts a training, but in a session of its own."""
+        """Start the script as the worker starts a training; it does not outlive this process."""
         path = files.job.resolve()
         search_path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         environment = {**os.environ, "PATH": search_path, "HYPERPOWER_JOB": str(path), **self._env}
@@ -170,12 +163,23 @@ class DeviceBench:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                start_new_session=True,
+                preexec_fn=processes.group_that_ends_with_parent(),  # in the session, so that whoever ends that ends it
             )
         except (OSError, ValueError) as error:
             raise InferenceError(
                 f"the command {job.command!r} could not be started ({error}); correct objective.command in config.json"
             ) from None
+
+
+def inference_job(job: Job, protocol: measurement.Protocol, warm_up_s: float) -> Job:
+    """The job that asks for its inference step over so long a warm-up and the window of the protocol."""
+    return replace(
+        job,
+        task=PROFILE,
+        seconds=warm_up_s + protocol.window_s,
+        warm_up_steps=protocol.warm_up_steps,
+        window_s=protocol.window_s,
+    )
 
 
 class _Run:
@@ -213,9 +217,10 @@ class _Run:
 
     def drain(self) -> None:
         """Read what the script's group, which has been killed, left in the pipe."""
+        deadline_s = time.monotonic() + DRAIN_S  # what left the group may hold the pipe open, and print, for ever
         with selectors.DefaultSelector() as selector:
             selector.register(self._stdout, selectors.EVENT_READ)
-            while selector.select(DRAIN_S) and self._read():
+            while (left_s := deadline_s - time.monotonic()) > 0 and selector.select(left_s) and self._read():
                 pass
 
     def _has_begun(self) -> bool:
@@ -243,15 +248,21 @@ def _trace(run: _Run, seconds: float) -> Trace:
     begin_s = run.begun_s if run.begun_s is not None else max(run.started_s, end_s - seconds)
     reported: dict[str, float] = {}
     provenance: dict[str, Any] = {}
+    if said is None and run.begun_s is None:
+        raise InferenceError(
+            "the script neither wrote a line to progress.jsonl nor ended with a JSON object on its stdout, so nobody"
+            ' can tell that it ran its inference: where job.json says "task": "profile", it must print one, such as'
+            ' {"steps": 9}'
+        )
     for name, value in (said or {}).items():
         number = as_number(value)
         if name in PROVENANCE or (number is None and value is not None):
-            provenance[name] = value
+            provenance[name] = int(number) if number is not None and number.is_integer() else value
         elif number is not None and math.isfinite(number):
             reported[name] = number
     steps, duration_s = reported.pop("steps", 0.0), reported.pop("duration_s", 0.0)
     step_s = duration_s / steps if steps > 0 and duration_s > 0 else None
-    return Trace(tuple(run.samples), begin_s, end_s, step_s, reported, provenance)
+    return Trace(tuple(run.samples), begin_s, end_s, step_s, reported, provenance, frozenset(said or ()))
 
 
 def _last_object(stdout: bytes) -> dict[str, Any] | None:
@@ -276,11 +287,6 @@ def _quoted(files: JobFiles, stdout: bytes) -> str:
     """The end of what a script said, as the end of a sentence: of its errors, or else of its output."""
     said = files.log_tail(lines=3) or "\n".join(stdout.decode("utf-8", errors="replace").split("\n")[-3:]).strip()
     return f'; it said "...{said[-LONGEST_QUOTE:]}"' if said else "; it said nothing"
-
-
-def measured_by(platform: Mapping[str, Any]) -> frozenset[str]:
-    """Which metrics the meter that "platform" of config.json names can measure; none where it names no known one."""
-    return METERS.get(str(platform.get("meter")), frozenset())
 
 
 def make_bench(platform: Mapping[str, Any], root: Path, features: Hook | None = None) -> Bench:
@@ -312,8 +318,6 @@ def make_bench(platform: Mapping[str, Any], root: Path, features: Hook | None = 
     if meter == "replay":
         from hyperpower_runner.hardware.meters.replay import ReplayBench
 
-        if not isinstance(platform.get("trace"), str):
-            raise MeterError('platform: the meter "replay" needs "trace", a file of recorded traces, in config.json')
         return ReplayBench(root / platform["trace"])
     if meter in METERS:
         from hyperpower_runner.hardware.meters import simulated

@@ -13,11 +13,12 @@ Pure: ratios and outcomes in, factors out. It does not know where they come from
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterable, Sequence
 
 RATE = 0.05  # how far one job moves the confidence asked for
-NEAR = 0.8  # predictions from this share of a budget on are near it
+NEAR = 0.8  # predictions, with their margin, from this share of a budget on are near it
 
 
 def needed(confidence: float) -> int:
@@ -26,23 +27,30 @@ def needed(confidence: float) -> int:
 
 
 def quantile(ratios: Sequence[float], confidence: float) -> float:
-    """The ceil((n + 1) confidence)-th smallest of n ratios; infinite where they are too few for it."""
+    """The ceil((n + 1) confidence)-th smallest of n ratios, ascending; infinite where they are too few for it."""
     rank = math.ceil((len(ratios) + 1) * confidence - 1e-9)
-    return sorted(ratios)[rank - 1] if rank <= len(ratios) else math.inf
+    return ratios[rank - 1] if rank <= len(ratios) else math.inf
 
 
 def recalibrated(
     ratios: Sequence[float], confidence: float, outcomes: Iterable[tuple[float, float]], bound: float
 ) -> float:
-    """The margin after jobs were measured.
+    """The margin after jobs were measured; ratios: ascending.
 
-    outcomes: what was predicted and what was measured of each, in their order; those predicted far below the bound say
-        nothing of its border and are passed over. Where more is asked for than the ratios can tell, the largest counts.
+    outcomes: what was predicted and what was measured of each, in their order. Those that the margin then in force put
+        far below the bound say nothing of its border, and those predicted above it were not accepted: they are passed
+        over. Where more is asked for than the ratios can tell, the largest finite one counts.
     """
-    asked, known = confidence, list(ratios)
+    asked, known = confidence, sorted(ratios)
+    margin = _finite(known, confidence)
     for predicted, measured in outcomes:
-        if predicted >= NEAR * bound:
-            asked += RATE * ((measured > bound) - (1 - confidence))
-            known.append(measured / predicted)
-    margin = quantile(known, min(max(asked, 0.5), 1.0))
-    return margin if math.isfinite(margin) else max(known)
+        if predicted <= bound <= margin * predicted / NEAR:
+            asked = min(max(asked + RATE * ((measured > bound) - (1 - confidence)), 0.5), 1.0)
+            bisect.insort(known, measured / predicted)
+            margin = _finite(known, asked)
+    return margin
+
+
+def _finite(ratios: Sequence[float], confidence: float) -> float:
+    margin = quantile(ratios, confidence)
+    return margin if math.isfinite(margin) else max((ratio for ratio in ratios if math.isfinite(ratio)), default=1.0)

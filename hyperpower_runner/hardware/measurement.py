@@ -35,6 +35,8 @@ COMPLETE = 0.9  # of window_s: when a run has begun is seen a sample late
 LONGEST_GAP_PERIODS = 5
 LONGEST_GAP_SHARE = 0.1  # of the window
 
+OF_WINDOW = ("power_by_energy_w", "power_by_samples_w", "clock_mhz", "temperature_c")
+
 Points = list[tuple[float, float]]  # time in s, power in W
 
 
@@ -74,7 +76,7 @@ class Protocol:
         return asdict(self)
 
 
-QUICKER = {"warm_up_s": 1.0, "warm_up_steps": 10, "longest_warm_up_s": 5.0, "window_s": 2.0, "idle_s": 2.0}
+QUICKER = {"warm_up_s": 3.0, "warm_up_steps": 10, "longest_warm_up_s": 6.0, "window_s": 2.0, "idle_s": 2.0}
 
 
 def quickened(protocol: Protocol) -> Protocol:
@@ -91,7 +93,7 @@ class Window:
     """What one trace gave.
 
     metrics: power_w (gross), memory_bytes (the largest of the run), latency_s and energy_j (of one inference step), and
-        what the script reported; where a script reports one of these four names, the meter's own value stands.
+        what the script reported; where it reports one of these four names, the meter's own value stands, if it has one.
     power_by_energy_w, power_by_samples_w: the two estimators of power; power_w is the first, where it is sound.
     clock_mhz, temperature_c: means over the window.
     """
@@ -114,8 +116,11 @@ class Window:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Window:
         """Read what `to_json` wrote; raises KeyError or TypeError where it is none."""
-        known = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
-        return cls(**{**known, "metrics": dict(content["metrics"]), "flags": tuple(content.get("flags", ()))})
+        known = {name: _number(content[name]) for name in OF_WINDOW if name in content}
+        flags = content.get("flags", [])
+        if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
+            raise TypeError(f"flags are {flags!r}")
+        return cls({name: _number(value) for name, value in content["metrics"].items()}, **known, flags=tuple(flags))
 
 
 @dataclass(frozen=True)
@@ -174,13 +179,13 @@ def assess(trace: Trace, protocol: Protocol, measures: Collection[str] = ("power
     flags += sorted({f"throttled-{reason}" for sample in inside for reason in sample.throttled or ()})
 
     latency = trace.step_s
-    metrics: dict[str, float | None] = {
-        **trace.reported,
+    own: dict[str, float | None] = {
         "power_w": power,
         "memory_bytes": max((s.memory_bytes for s in upto_end if s.memory_bytes is not None), default=None),
         "latency_s": latency,
         "energy_j": power * latency if power is not None and latency is not None else None,
     }
+    metrics = {**own, **trace.reported, **{name: value for name, value in own.items() if value is not None}}
     temperatures = (sample.temperature_c for sample in inside)
     return Window(metrics, by_energy, by_samples, _mean(clocks), _mean(temperatures), tuple(flags))
 
@@ -250,6 +255,14 @@ def _half_width(values: Sequence[float]) -> float | None:
 
     quantile = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2))
     return quantile * stdev(values) / math.sqrt(len(values))
+
+
+def _number(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
+        raise TypeError(f"{value!r} is not a finite number")
+    return float(value)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

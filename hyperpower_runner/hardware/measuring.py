@@ -2,8 +2,9 @@
 
     python -m hyperpower_runner.hardware.measuring EXPERIMENT JOB
 
-prints one JSON object: "metrics" where the device could be measured, "flags", "platform", and else the "reason" why
-not. Only one measurement at a time is made in an experiment, since two would disturb each other.
+prints one JSON object: "metrics" where the device could be measured, "flags", "platform", and "mismatch" where the
+models belong to another one; else the "reason" why not. Only one measurement at a time is made in an experiment, since
+two would disturb each other.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import json
 import shutil
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,9 +20,13 @@ from typing import Any
 from hyperpower_runner.errors import HyperPowerError
 from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.hardware.bench import make_bench
-from hyperpower_runner.hardware.measurement import assess, quickened
-from hyperpower_runner.hardware.profiling import check_task, profile_job, provenance
+from hyperpower_runner.hardware.measurement import quickened
+from hyperpower_runner.hardware.platforms import MEMORY, SHARED
+from hyperpower_runner.hardware.profile import disagreement
+from hyperpower_runner.hardware.profiling import measure_network, profile_job
 from hyperpower_runner.job_files import strict
+
+AFTER_JOB = 6  # second word of seeds, beside those of profiling
 
 
 def measure(experiment: Experiment, job_id: int) -> dict[str, Any]:
@@ -31,29 +35,29 @@ def measure(experiment: Experiment, job_id: int) -> dict[str, Any]:
     trial = experiment.read_trial(job_id)
     if trial is None:
         return {"reason": f"{experiment.job_files(job_id).job}: there is no such file"}
-    protocol = quickened(config.protocol)
+    others = [other for other in experiment.live_jobs() if other != job_id]
+    if others and config.platform.get("meter") in SHARED:
+        return {"reason": "other jobs run on the same device; with max-concurrent 1 it is measured"}
     folder = experiment.state / "measuring" / f"{job_id:06d}"
-    with experiment.device_lock():
+    job, words = profile_job(config, job_id, trial.params), [config.seed, AFTER_JOB, job_id]
+    with experiment.device_lock(config.platform):
         bench = make_bench(config.platform, experiment.root, experiment.read_features(config))
         try:
-            warm_up_s = protocol.warm_up_s
-            for _ in range(protocol.most_redos + 1):
-                job = profile_job(config, job_id, trial.params, trial.job.seed, protocol, warm_up_s)
-                trace = bench.run(replace(job, threads=trial.job.threads), folder, warm_up_s, protocol)
-                check_task(job, trace)
-                window = assess(trace, protocol, bench.metrics)
-                if window.usable:
-                    break
-                warm_up_s = min(2 * warm_up_s, protocol.longest_warm_up_s)
+            window, platform = measure_network(bench, job, quickened(config.protocol), folder, words)
         finally:
             bench.close()
     shutil.rmtree(folder, ignore_errors=True)
     metrics = {name: value for name, value in window.metrics.items() if value is not None}
-    return {
-        "metrics": metrics,
-        "flags": list(window.flags),
-        "platform": provenance(config.platform, bench.platform, trace),
-    }
+    found: dict[str, Any] = {"metrics": metrics, "flags": list(window.flags), "platform": platform}
+    if not window.usable:  # the peak of memory is one, whatever the power did
+        found["metrics"] = {name: value for name, value in metrics.items() if name == MEMORY}
+        found["discarded"] = metrics
+        found["reason"] = f"every window of its power was to be discarded ({', '.join(window.flags)})"
+    try:
+        wrong = disagreement(platform, experiment.read_models(config).platform)
+    except HyperPowerError as error:  # what was measured stands all the same
+        return {**found, "mismatch": f"the hardware models cannot be read: {error}"}
+    return {**found, "mismatch": f"the hardware models belong to another platform: {wrong}"} if wrong else found
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -25,6 +25,7 @@ from hyperpower_runner.space import Array, Space
 from hyperpower_runner.trial import Params
 
 DRIFT = "drift"  # flags a point that was measured while the reference network drew more or less than at first
+LARGEST_ID = 10**7
 PLATFORM_KEYS = ("meter", "name", "batch-size", "dtype", "framework")  # a model belongs to these
 
 
@@ -34,6 +35,7 @@ class Point:
 
     platform: provenance of the measurements. features: computed counts of the network, if its script has a hook.
     idle_power_w: the gross power of the device at rest, when last seen before. failed: why it could not be measured.
+    quick: whether a window of it is a short one.
     """
 
     point_id: int
@@ -44,6 +46,7 @@ class Point:
     idle_power_w: float | None = None
     failed: str | None = None
     flags: tuple[str, ...] = ()
+    quick: bool = False
 
     def estimate(self, protocol: Protocol) -> Estimate:
         return summarise(self.windows, protocol)
@@ -64,15 +67,17 @@ class Point:
             "idle_power_w": self.idle_power_w,
             "features": dict(self.features),
             "platform": dict(self.platform),
-            "quick": protocol.quick,
+            "quick": self.quick,
             "windows": [window.to_json() for window in self.windows],
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Point:
         """Read the line of a point; raises KeyError, TypeError or ValueError where it is none."""
-        if not isinstance(content["id"], int) or not isinstance(content["params"], dict):
-            raise TypeError("id or params")
+        if not isinstance(content["id"], int) or not 0 < content["id"] <= LARGEST_ID:
+            raise TypeError("id")
+        if not isinstance(content["params"], dict):
+            raise TypeError("params")
         return cls(
             content["id"],
             content["params"],
@@ -82,19 +87,29 @@ class Point:
             content.get("idle_power_w"),
             content.get("failed"),
             tuple(flag for flag in content.get("flags") or () if flag == DRIFT),  # the others follow from the windows
+            content.get("quick") is True,
         )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One look at a reference network: its power in W."""
+
+    params: Params
+    power_w: float
+    platform: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Profile:
     """The points of hardware/profile.jsonl by id, and one sentence on each line that is none of them.
 
-    references: (power in W, platform) of each look at the reference network, in their order.
+    references: what was seen of reference networks, in their order.
     """
 
     points: tuple[Point, ...] = ()
     complaints: tuple[str, ...] = ()
-    references: tuple[tuple[float, Mapping[str, Any]], ...] = ()
+    references: tuple[Reference, ...] = ()
 
     @property
     def measured(self) -> tuple[Point, ...]:
@@ -107,8 +122,8 @@ class Profile:
         def fits(found: Mapping[str, Any]) -> bool:
             return all(found.get(key) == value for key, value in wanted.items())
 
-        references = tuple(reference for reference in self.references if fits(reference[1]))
-        fitting = tuple(point for point in self.points if fits(point.platform))
+        references = tuple(reference for reference in self.references if fits(reference.platform))
+        fitting = tuple(point for point in self.points if not point.windows or fits(point.platform))
         if len(fitting) == len(self.points):
             return replace(self, references=references)
         foreign = next(point for point in self.points if point not in fitting)
@@ -145,7 +160,7 @@ def read_profile(path: Path, space: Space) -> Profile:
         ) from None
     points: dict[int, Point] = {}
     complaints: list[str] = []
-    references: list[tuple[float, Mapping[str, Any]]] = []
+    references: list[Reference] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -172,13 +187,13 @@ class _MisfitError(ValueError):
     """A point that does not lie in the space."""
 
 
-def _read_line(line: bytes, space: Space) -> Point | tuple[float, dict[str, Any]] | None:
+def _read_line(line: bytes, space: Space) -> Point | Reference | None:
     content = json.loads(line)
     if content.get("schema", SCHEMA) > SCHEMA:
         raise ProfileError(f"its schema number is {content['schema']!r}; use a newer hyperpower_runner")
     if content["kind"] == "reference":
         power_w = as_number(content["power_w"])
-        return None if power_w is None else (power_w, dict(content["platform"]))
+        return None if power_w is None else Reference(dict(content["params"]), power_w, dict(content["platform"]))
     if content["kind"] == "idle":
         return None
     if content["kind"] != "point":
@@ -202,6 +217,13 @@ def as_arrays(points: Iterable[Point], space: Space, protocol: Protocol) -> tupl
         return np.array([np.nan if mean.get(name) is None else mean[name] for mean in means], dtype=np.float64)
 
     return values, {name: column(name) for name in names}
+
+
+def disagreement(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """What of a platform is not what a model belongs to, in one clause; "" where nothing is."""
+    different = [key for key in PLATFORM_KEYS if None not in (found.get(key), expected.get(key))]
+    different = [key for key in different if found[key] != expected[key]]
+    return ", ".join(f"{key} {found[key]} instead of {expected[key]}" for key in different)
 
 
 def shown(platform: Mapping[str, Any]) -> str:

@@ -16,21 +16,31 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 from typing import Protocol as Interface
 
 import numpy as np
 
+from hyperpower_runner import processes
 from hyperpower_runner.config import ExperimentConfig
 from hyperpower_runner.errors import InfeasibleError, InferenceError, ProfileError
 from hyperpower_runner.experiment import Experiment
-from hyperpower_runner.hardware.bench import Bench
+from hyperpower_runner.hardware.bench import Bench, inference_job
 from hyperpower_runner.hardware.measurement import Protocol, Window, assess, enough, idle_power
-from hyperpower_runner.hardware.profile import DRIFT, Point, Profile, append_event, append_point, read_profile
+from hyperpower_runner.hardware.profile import (
+    DRIFT,
+    Point,
+    Profile,
+    append_event,
+    append_point,
+    disagreement,
+    read_profile,
+)
 from hyperpower_runner.hardware.traces import Trace
 from hyperpower_runner.space import Array, Space
-from hyperpower_runner.trial import PROFILE, Job, Params
+from hyperpower_runner.trial import Job, Params
 
 STRUCTURES, ORDER, NOISE = 2, 3, 4  # second words of seeds, so that no two draws share one
 REFERENCE = 0  # the id of the reference network among the points
@@ -71,6 +81,7 @@ class Profiler:
         samples: int,
         observer: Observer,
     ) -> None:
+        self.experiment = experiment
         self.config = config
         self.bench = bench
         self.features = experiment.read_features(config)
@@ -86,23 +97,29 @@ class Profiler:
         self._spent_s = 0.0
 
     def run(self) -> Profile:
-        """Measure until every structure is known well enough; returns the whole profile."""
+        """Measure until every structure is known well enough, or it is asked to stop; returns the whole profile."""
         self.file.parent.mkdir(exist_ok=True)
         profile = self._profile()
         for complaint in profile.complaints:
             self.observer.note(complaint)
-        self._references_w = [power_w for power_w, _ in profile.references]
         points = {point.point_id: point for point in self._structures()}
         if len(points) < self.samples:
             self.observer.note(f"the space has {len(points)} feasible structures, so {self.samples} cannot be drawn")
+        self._reference = next(iter(points.values())).params
+        self._references_w = [seen.power_w for seen in profile.references if seen.params == self._reference]
         for number in range(1, self.protocol.most_repeats + 1):
             todo = [key for key, point in points.items() if self._wants(point, number)]
-            order = np.random.default_rng([self.config.seed, ORDER, number]).permutation(max(points) + 1)
-            for place, key in enumerate(sorted(todo, key=lambda key: int(order[key]))):
-                self._watch(points)
+            for place, key in enumerate(sorted(todo, key=lambda key: self._order(number, key))):
+                if self.experiment.stop_request() is not None:
+                    return self._profile()
+                self._watch()
                 points[key] = self._measure_point(points[key], self._progress(points, todo[place:], number))
         shutil.rmtree(self.scratch, ignore_errors=True)
         return self._profile()
+
+    def _order(self, number: int, key: int) -> float:
+        """Where a structure comes in a round, drawn anew for each round."""
+        return float(np.random.default_rng([self.config.seed, ORDER, number, key]).random())
 
     def _profile(self) -> Profile:
         return read_profile(self.file, self.config.space).on({**self.config.platform, **self.bench.platform})
@@ -119,6 +136,8 @@ class Profiler:
             point = known.get(structure_key(space, values))
             if point is None:
                 point = Point(place if place not in taken else next(beyond), space.to_params(values))
+            if point.quick and not self.protocol.quick:
+                point = replace(point, windows=(), quick=False)  # short windows are not mixed with full ones
             points.append(replace(point, failed=None))  # whoever profiles again has mended what failed
         return points
 
@@ -129,6 +148,7 @@ class Profiler:
 
     def _measure_point(self, point: Point, progress: Progress) -> Point:
         """Measure a structure once more, and write down what is known of it now."""
+        features = self._features(point.params)
         try:
             window, platform = self._measure(point.point_id, len(point.windows) + 1, point.params)
         except InferenceError as error:
@@ -141,57 +161,51 @@ class Profiler:
             self.observer.failed(point, progress)
         else:
             self._failures = 0
+            changed = disagreement(platform, point.platform)
+            if changed:
+                self.observer.note(f"structure {point.point_id} is measured anew: {changed}")
             point = replace(
                 point,
-                windows=(*point.windows, window),
+                windows=(window,) if changed else (*point.windows, window),
                 platform=platform,
-                features=self._features(point.params),
+                features=features,
                 idle_power_w=self.idle_power_w,
                 flags=(DRIFT,) if self._drifted else point.flags,
+                quick=self.protocol.quick,
             )
             self.observer.measured(point, window, progress)
         append_point(self.file, point, self.protocol, time.time())
         return point
 
-    def _measure(self, key: int, repeat: int, params: Params) -> tuple[Window, Mapping[str, Any]]:
-        """One measurement in a fresh process, again while its window is of no use and redoing may help."""
-        warm_up_s, begun_s = self.protocol.warm_up_s, time.monotonic()
-        for redo in range(self.protocol.most_redos + 1):
-            seed = np.random.SeedSequence([self.config.seed, NOISE, key, repeat, redo]).generate_state(1)[0]
-            folder = self.scratch / f"{key:06d}-{repeat}-{redo}"
-            job = profile_job(self.config, key, params, int(seed), self.protocol, warm_up_s)
-            trace = self.bench.run(job, folder, warm_up_s, self.protocol)
-            check_task(job, trace)
-            window = assess(trace, self.protocol, self.bench.metrics)
-            if window.usable:
-                break
-            warm_up_s = min(2 * warm_up_s, self.protocol.longest_warm_up_s)
+    def _measure(self, key: int, repeat: int, params: Params) -> tuple[Window, dict[str, Any]]:
+        words, begun_s = [self.config.seed, NOISE, key, repeat], time.monotonic()
+        job = profile_job(self.config, key, params)
+        measured = measure_network(self.bench, job, self.protocol, self.scratch / f"{key:06d}-{repeat}", words)
         self._runs += 1
         self._spent_s += time.monotonic() - begun_s
-        return window, provenance(self.config.platform, self.bench.platform, trace)
+        return measured
 
-    def _watch(self, points: Mapping[int, Point]) -> None:
+    def _watch(self) -> None:
         """See to the device at rest, and to the reference network, whenever their time has come."""
         if "power_w" not in self.bench.metrics:
             return
         if self._since_idle == 0:
             self.idle_power_w = idle_power(self.bench.idle(self.protocol.idle_s))
-            append_event(self.file, "idle", {"power_w": self.idle_power_w, "time_s": time.time()})
+            platform = {**self.config.platform, **self.bench.platform}
+            content = {"power_w": self.idle_power_w, "platform": platform, "time_s": time.time()}
+            append_event(self.file, "idle", content)
         if self._since_reference == 0:
-            sound = (point.params for point in points.values() if point.failed is None)
-            self._see_reference(next(sound, None))
+            self._see_reference()
         self._since_idle = (self._since_idle + 1) % self.protocol.idle_every
         self._since_reference = (self._since_reference + 1) % self.protocol.reference_every
 
-    def _see_reference(self, params: Params | None) -> None:
-        if params is None:
-            return
+    def _see_reference(self) -> None:
         try:
-            window, platform = self._measure(REFERENCE, self._runs, params)
+            window, platform = self._measure(REFERENCE, self._runs, self._reference)
         except InferenceError:
             return  # its own turn as a structure comes, and tells of it
         power_w = window.metrics.get("power_w")
-        content = {"params": params, "power_w": power_w, "platform": dict(platform), "time_s": time.time()}
+        content = {"params": self._reference, "power_w": power_w, "platform": platform, "time_s": time.time()}
         append_event(self.file, "reference", content)
         if power_w is None:
             return
@@ -222,37 +236,53 @@ class Profiler:
         return Progress(done, done + left, left_s)
 
 
-def profile_job(
-    config: ExperimentConfig, key: int, params: Params, seed: int, protocol: Protocol, warm_up_s: float
-) -> Job:
-    """The job.json that asks an objective to run its inference step for so long."""
+def profile_job(config: ExperimentConfig, key: int, params: Params) -> Job:
+    """The job of one network, from which `inference_job` asks for its inference step."""
     return Job(
         job_id=key,
         params=params,
-        seed=seed,
+        seed=config.seed,
         command=list(config.command),
         env=dict(config.env),
         metric=config.optimize,
-        task=PROFILE,
         epochs=config.epochs,
+        threads=config.threads_of_job(processes.cores()),
         platform=dict(config.platform),
-        seconds=warm_up_s + protocol.window_s,
-        warm_up_steps=protocol.warm_up_steps,
     )
 
 
-def provenance(asked: Mapping[str, Any], found: Mapping[str, Any], trace: Trace) -> dict[str, Any]:
+def measure_network(
+    bench: Bench, job: Job, protocol: Protocol, folder: Path, words: list[int]
+) -> tuple[Window, dict[str, Any]]:
+    """One measurement in a fresh process, again while its window is of no use and a longer warm-up may help.
+
+    words: of the seed of the job. Also returns the platform that the window belongs to. Raises InferenceError and
+    MeterError as `Bench.run` does.
+    """
+    warm_up_s = protocol.warm_up_s
+    for redo in range(protocol.most_redos + 1):
+        seed = int(np.random.SeedSequence([*words, redo]).generate_state(1)[0])
+        trace = bench.run(inference_job(replace(job, seed=seed), protocol, warm_up_s), folder, protocol.sample_hz)
+        _check_task(job, trace)
+        window = assess(trace, protocol, bench.metrics)
+        if window.usable:
+            break
+        warm_up_s = min(2 * warm_up_s, protocol.longest_warm_up_s)
+    return window, _provenance(job, bench, trace)
+
+
+def _provenance(job: Job, bench: Bench, trace: Trace) -> dict[str, Any]:
     """What a measurement must carry: the platform as config.json and the bench name it, and what the script said."""
     said = dict(trace.provenance)
     for name, key in (("batch_size", "batch-size"), ("device", "runs-on")):  # "device" is config.json's
         if name in said:
             said[key] = said.pop(name)
-    return {**asked, **found, **said}
+    return {**job.platform, **bench.platform, "threads": job.threads, **said}
 
 
-def check_task(job: Job, trace: Trace) -> None:
+def _check_task(job: Job, trace: Trace) -> None:
     """Refuse the numbers of a script that trains, because it does not know the task."""
-    if job.metric in trace.reported:
+    if job.metric in trace.said:
         raise InferenceError(
             f'the script reported "{job.metric}", so it was trained: where job.json says "task": "profile", it must run'
             ' its inference for job.json\'s "seconds" instead'

@@ -35,7 +35,7 @@ class Trace:
 
     begin_s, end_s: when the first and the last step ran. step_s: the mean duration of one step in seconds, as the
     script measured it, or None. reported: other numbers that the script printed, by name. provenance: what it said of
-    itself (framework, dtype, batch size), in JSON form.
+    itself (framework, dtype, batch size), in JSON form. said: the names of all that it printed, numbers or not.
     """
 
     samples: tuple[Sample, ...]
@@ -44,6 +44,7 @@ class Trace:
     step_s: float | None = None
     reported: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    said: frozenset[str] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
         """One object; of a sample, what is None is left out."""
@@ -56,6 +57,7 @@ class Trace:
             "step_s": self.step_s,
             "reported": dict(self.reported),
             "provenance": dict(self.provenance),
+            "said": sorted(self.said),
             "samples": samples,
         }
 
@@ -67,4 +69,5 @@ class Trace:
             throttled = sample.get("throttled")
             samples.append(Sample(**{**sample, "throttled": None if throttled is None else tuple(throttled)}))
         known = {name: content[name] for name in ("step_s", "reported", "provenance") if name in content}
-        return cls(tuple(samples), content["begin_s"], content["end_s"], **known)
+        said = frozenset(content.get("said", ()))
+        return cls(tuple(samples), content["begin_s"], content["end_s"], **known, said=said)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Mapping
@@ -16,9 +18,10 @@ import pytest
 
 from hyperpower_runner import processes
 from hyperpower_runner.errors import InferenceError, MeterError
-from hyperpower_runner.hardware.bench import METERS, Bench, DeviceBench, make_bench, measured_by
+from hyperpower_runner.hardware.bench import Bench, DeviceBench, inference_job, make_bench
 from hyperpower_runner.hardware.measurement import Protocol, assess, idle_power
 from hyperpower_runner.hardware.meters.host import HostMeter
+from hyperpower_runner.hardware.platforms import METERS, measured_by
 from hyperpower_runner.hardware.traces import Sample, Trace
 from hyperpower_runner.job_files import append_json_line
 from hyperpower_runner.trial import Job
@@ -80,7 +83,8 @@ def a_job(*command: str, **fields: Any) -> Job:
 
 
 def measure(bench: Bench, root: Path, job: Job | None = None, protocol: Protocol = SHORT) -> Trace:
-    return bench.run(job or a_job(), root / "profiling" / "1", protocol.warm_up_s, protocol)
+    asked = inference_job(job or a_job(), protocol, protocol.warm_up_s)
+    return bench.run(asked, root / "profiling" / "1", protocol.sample_hz)
 
 
 def is_running(pid: int) -> bool:
@@ -120,8 +124,8 @@ def test_time_spent_on_ending_is_no_inference(tmp_path: Path) -> None:
     assert trace.samples[-1].time_s - trace.end_s > 1
 
 
-def test_a_script_in_another_language_that_says_nothing_is_measured(tmp_path: Path) -> None:
-    script(tmp_path, "#!/bin/sh\necho warming up\nsleep 1.2\n", "infer.sh")
+def test_a_script_in_another_language_that_says_little_is_measured(tmp_path: Path) -> None:
+    script(tmp_path, "#!/bin/sh\necho warming up\nsleep 1.2\necho '{}'\n", "infer.sh")
     trace = measure(DeviceBench(CountingMeter(), tmp_path), tmp_path, a_job("./infer.sh"))
     assert trace.step_s is None
     assert trace.end_s - trace.begin_s == pytest.approx(0.8)  # the seconds asked for, before its end
@@ -129,6 +133,32 @@ def test_a_script_in_another_language_that_says_nothing_is_measured(tmp_path: Pa
     metrics = assess(trace, SHORT).metrics
     assert metrics["power_w"] == pytest.approx(50)
     assert metrics["latency_s"] is None
+
+
+def test_a_script_ends_with_whoever_measures_it(tmp_path: Path) -> None:
+    script(tmp_path, "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(60)")
+    script(
+        tmp_path,
+        """
+        import pathlib, sys
+        from hyperpower_runner.hardware.bench import DeviceBench, inference_job
+        from hyperpower_runner.hardware.measurement import Protocol
+        from hyperpower_runner.hardware.meters.host import HostMeter
+        from hyperpower_runner.trial import Job
+        root = pathlib.Path(sys.argv[1])
+        job = inference_job(Job(1, {}, 1, command=["python", "infer.py"]), Protocol(), 3.0)
+        DeviceBench(HostMeter(), root).run(job, root / "profiling", 20.0)
+        """,
+        "measure.py",
+    )
+    measuring = subprocess.Popen([sys.executable, str(tmp_path / "measure.py"), str(tmp_path)])
+    while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
+        time.sleep(0.02)
+    pid = int((tmp_path / "pid").read_text())
+    assert is_running(pid)
+    measuring.kill()
+    measuring.wait()
+    assert_ends(pid)
 
 
 def test_what_a_script_says_is_told_apart(tmp_path: Path) -> None:
@@ -152,12 +182,17 @@ def test_what_a_script_says_is_told_apart(tmp_path: Path) -> None:
     assert Trace.from_json(json.loads(json.dumps(trace.to_json()))) == trace
 
 
-@pytest.mark.parametrize(
-    "said", ['{"steps": 0, "duration_s": 1}', '{"steps": 5}', '{"duration_s": 5}', "{", "[1]", "5"]
-)
+@pytest.mark.parametrize("said", ['{"steps": 0, "duration_s": 1}', '{"steps": 5}', '{"duration_s": 5}', "{}"])
 def test_without_steps_and_their_duration_no_step_time_is_known(tmp_path: Path, said: str) -> None:
     script(tmp_path, f"print({said!r})")
     assert measure(DeviceBench(CountingMeter(), tmp_path), tmp_path).step_s is None
+
+
+@pytest.mark.parametrize("said", ["{", "[1]", "5", "", "done"])
+def test_a_script_that_tells_nobody_of_its_inference_is_not_believed(tmp_path: Path, said: str) -> None:
+    script(tmp_path, f"print({said!r})")
+    with pytest.raises(InferenceError, match=r"neither wrote a line to progress.jsonl nor ended with a JSON object"):
+        measure(DeviceBench(CountingMeter(), tmp_path), tmp_path)
 
 
 def test_the_script_finds_what_the_worker_would_give_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +202,7 @@ def test_the_script_finds_what_the_worker_would_give_it(tmp_path: Path, monkeypa
         """
         import json, os, sys
         assert sys.argv[-1] == os.environ["HYPERPOWER_JOB"] and os.path.isabs(sys.argv[-1])
-        assert sys.stdin.read() == "" and os.getsid(0) == os.getpid()
+        assert sys.stdin.read() == "" and os.getpgid(0) == os.getpid()
         names = ("OMP_NUM_THREADS", "MINE", "CUDA_VISIBLE_DEVICES")
         print(json.dumps({"cwd": os.getcwd(), **{name: os.environ[name] for name in names}}))
         """,
@@ -278,7 +313,7 @@ def test_much_output_blocks_nothing_and_its_last_line_counts(tmp_path: Path) -> 
 
 
 def test_a_script_that_closes_its_output_is_measured_to_its_end(tmp_path: Path) -> None:
-    script(tmp_path, "import os, time\nos.close(1)\ntime.sleep(0.5)")
+    script(tmp_path, "import os, time\nprint({}, flush=True)\nos.close(1)\ntime.sleep(0.5)")
     trace = measure(DeviceBench(CountingMeter(), tmp_path), tmp_path)
     assert trace.samples[-1].time_s - trace.samples[0].time_s > 0.3
     assert len(trace.samples) < 200  # at sample_hz, not as fast as can be
@@ -320,8 +355,6 @@ def test_a_platform_names_its_bench(tmp_path: Path) -> None:
     assert make_bench({"meter": "host"}, tmp_path).metrics == {"memory_bytes"}
     append_json_line(tmp_path / "gpu.jsonl", Trace((Sample(0.0, 50.0),), 0.0, 1.0).to_json())
     assert make_bench({"meter": "replay", "trace": "gpu.jsonl"}, tmp_path).platform["name"] == "gpu.jsonl"
-    with pytest.raises(MeterError, match='needs "trace"'):
-        make_bench({"meter": "replay"}, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ RATIOS = st.lists(st.floats(0.5, 2.0), min_size=1, max_size=60)
 def test_the_quantile_is_the_least_ratio_that_enough_do_not_exceed(ratios: list[float], confidence: float) -> None:
     wanted = (len(ratios) + 1) * confidence
     enough = [r for r in ratios if sum(other <= r for other in ratios) >= wanted - 1e-9]
-    assert quantile(ratios, confidence) == (min(enough) if enough else math.inf)
+    assert quantile(sorted(ratios), confidence) == (min(enough) if enough else math.inf)
 
 
 @pytest.mark.parametrize(("confidence", "count"), [(0.5, 1), (0.8, 4), (0.9, 9), (0.95, 19), (0.99, 99)])
@@ -30,7 +30,7 @@ def test_as_many_ratios_are_needed_as_make_it_finite(confidence: float, count: i
 
 def test_what_is_drawn_like_the_ratios_keeps_within_as_often_as_promised() -> None:
     rng = np.random.default_rng(0)
-    kept = [rng.lognormal(0, 0.1) <= quantile(rng.lognormal(0, 0.1, 99).tolist(), 0.9) for _ in range(4000)]
+    kept = [rng.lognormal(0, 0.1) <= quantile(sorted(rng.lognormal(0, 0.1, 99)), 0.9) for _ in range(4000)]
     assert np.mean(kept) == pytest.approx(0.9, abs=0.015)  # three standard deviations
 
 
@@ -51,6 +51,21 @@ def test_jobs_that_keep_within_let_the_margin_shrink() -> None:
     assert recalibrated(ratios, 0.9, [(80.0, 75.0)] * 30, 85.0) < quantile(ratios, 0.9)
 
 
+def test_jobs_that_were_not_accepted_do_not_count() -> None:
+    ratios = np.linspace(0.9, 1.1, 99).tolist()
+    assert recalibrated(ratios, 0.9, [(170.0, 170.0)] * 5, 85.0) == quantile(ratios, 0.9)
+
+
+def test_a_wide_margin_learns_from_the_jobs_at_its_own_border() -> None:
+    ratios = [*np.linspace(0.9, 1.0, 80), *np.linspace(1.5, 1.6, 19)]
+    bound, margin = 85.0, quantile(ratios, 0.9)
+    assert recalibrated(ratios, 0.9, [(bound / margin, 0.5 * bound)] * 40, bound) < margin
+
+
+def test_infinite_ratios_do_not_make_everything_infeasible() -> None:
+    assert recalibrated([1.0, 1.1, math.inf, math.inf], 0.9, [(84.0, 90.0)] * 3, 85.0) == pytest.approx(1.1)
+
+
 def test_the_margin_is_finite_whatever_is_asked() -> None:
     margin = recalibrated([1.0, 1.02], 0.95, [(84.0, 90.0)] * 20, 85.0)
     assert margin == pytest.approx(90 / 84)
@@ -64,6 +79,6 @@ def test_where_every_chosen_point_is_worse_than_predicted_violations_end_near_th
     for _ in range(400):
         predicted = bound / recalibrated(ratios, 0.9, outcomes, bound)  # right at the border
         outcomes.append((predicted, predicted * rng.lognormal(0.05, 0.03)))
-    plain = bound / quantile(ratios, 0.9)
+    plain = bound / quantile(sorted(ratios), 0.9)
     assert np.mean([plain * rng.lognormal(0.05, 0.03) > bound for _ in range(400)]) > 0.4
     assert np.mean([measured > bound for _, measured in outcomes]) == pytest.approx(0.1, abs=0.04)

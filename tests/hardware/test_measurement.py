@@ -114,7 +114,8 @@ def test_what_the_meter_measures_stands_against_what_the_script_reports() -> Non
     said = {"power_w": 1.0, "memory_bytes": 2.0}
     assert assess(trace(steady, reported=said), PROTOCOL).metrics["power_w"] == pytest.approx(100)
     unmeasured = assess(trace(lambda time_s: Sample(time_s), reported=said), PROTOCOL)
-    assert unmeasured.metrics["memory_bytes"] is None
+    assert unmeasured.metrics["memory_bytes"] == 2.0  # the meter has none, so what the script says of itself stands
+    assert unmeasured.metrics["power_w"] == 1.0
 
 
 def test_samples_outside_the_run_do_not_enter() -> None:
@@ -263,12 +264,19 @@ def test_a_longer_warm_up_moves_the_window_not_its_length() -> None:
     assert window.flags == ()
 
 
-def test_the_warm_up_of_the_quick_protocol_is_judged_by_its_halves() -> None:
+def test_a_warm_up_of_a_second_is_judged_by_its_halves() -> None:
     def rising(time_s: float) -> Sample:
         return constant(100 if time_s < 110 - 2 - 0.5 else 103)
 
-    window = assess(trace(rising, begin_s=107.0, end_s=110.0), QUICK)
-    assert window.flags == ("unsettled",)
+    short = replace(QUICK, warm_up_s=1.0)
+    assert assess(trace(rising, begin_s=107.0, end_s=110.0), short).flags == ("unsettled",)
+
+
+def test_the_rise_of_the_power_is_over_before_the_quick_warm_up_is_judged() -> None:
+    def risen(time_s: float) -> Sample:
+        return constant(100 * (1 - math.exp(-(time_s - 105) / 0.2)))
+
+    assert assess(trace(risen, begin_s=105.0, end_s=110.0), QUICK).flags == ()
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 5), st.integers(1, 300))
@@ -360,7 +368,7 @@ def test_the_quick_protocol_measures_once_and_says_so() -> None:
     assert QUICK.to_json()["quick"] is True
     assert enough([window(10.0)], QUICK)
     hasty = replace(PROTOCOL, window_s=1.0, slope=0.5)
-    assert (quickened(hasty).window_s, quickened(hasty).slope, quickened(hasty).warm_up_s) == (1.0, 0.5, 1.0)
+    assert (quickened(hasty).window_s, quickened(hasty).slope, quickened(hasty).warm_up_s) == (1.0, 0.5, 3.0)
     assert Protocol(**QUICK.to_json()) == QUICK
     assert not PROTOCOL.quick
 

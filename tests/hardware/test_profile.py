@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hyperpower_runner.config import parse
 from hyperpower_runner.errors import ProfileError
 from hyperpower_runner.hardware.measurement import Protocol, Window
-from hyperpower_runner.hardware.profile import Point, append_event, append_point, as_arrays, read_profile
+from hyperpower_runner.hardware.profile import Point, Reference, append_event, append_point, as_arrays, read_profile
 
 CONFIG = parse({
     "objective": {"command": ["true"]},
@@ -36,10 +36,10 @@ def test_points_are_read_as_they_were_written_and_the_last_line_of_an_id_counts(
     for written in (first, other, more):
         append_point(file, written, PROTOCOL, 0.0)
     append_event(file, "idle", {"power_w": 20.0})
-    append_event(file, "reference", {"power_w": 70.0, "platform": {"meter": "nvml"}})
+    append_event(file, "reference", {"params": {"units": 3}, "power_w": 70.0, "platform": {"meter": "nvml"}})
     found = read_profile(file, SPACE)
     assert found.points == (more, other)
-    assert found.references == ((70.0, {"meter": "nvml"}),)
+    assert found.references == (Reference({"units": 3}, 70.0, {"meter": "nvml"}),)
     assert found.complaints == ()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hyperpower_runner import processes
 from hyperpower_runner.config import parse
 from hyperpower_runner.errors import InfeasibleError, InferenceError, MeterError, ProfileError
 from hyperpower_runner.experiment import Experiment
@@ -57,7 +58,8 @@ class Formula:
         self.idles += 1
         return steady(20.0, seconds)
 
-    def run(self, job: Job, folder: Path, warm_up_s: float, protocol: Protocol) -> Trace:
+    def run(self, job: Job, folder: Path, sample_hz: float) -> Trace:
+        warm_up_s = (job.seconds or 0.0) - (job.window_s or 0.0)
         if self.die_after is not None and len(self.jobs) >= self.die_after:
             raise MeterError("the device has gone")
         self.jobs.append(job)
@@ -65,11 +67,12 @@ class Formula:
             raise InferenceError("the script ended with exit code 1")
         noise = 1 + self.noise * np.random.default_rng(job.seed).standard_normal()
         power = (power_of(job.params) + self.drift * len(self.jobs)) * noise
-        trace = steady(power, warm_up_s + protocol.window_s, job.params["units"] * 1e6)
+        trace = steady(power, job.seconds or 0.0, job.params["units"] * 1e6)
         if warm_up_s in self.unsettled:
             rising = [replace(s, power_w=(s.power_w or 0) * (1 + s.time_s / 10)) for s in trace.samples]
             trace = replace(trace, samples=tuple(rising))
-        return replace(trace, reported=self.reported, provenance={"framework": "formula 1"})
+        said = frozenset(self.reported)
+        return replace(trace, reported=self.reported, provenance={"framework": "formula 1"}, said=said)
 
 
 def power_of(params: Mapping[str, Any]) -> float:
@@ -120,7 +123,8 @@ def test_every_structure_is_measured_as_often_as_the_protocol_says(tmp_path: Pat
         assert estimate.metrics["power_w"] == pytest.approx(power_of(point.params))
         assert estimate.metrics["memory_bytes"] == point.params["units"] * 1e6
         assert estimate.metrics["energy_j"] == pytest.approx(power_of(point.params) * 0.01)
-        assert point.platform == {"meter": "host", "batch-size": 32, "name": "formula", "framework": "formula 1"}
+        platform = {"meter": "host", "batch-size": 32, "name": "formula", "framework": "formula 1"}
+        assert point.platform == {**platform, "threads": processes.cores()}
         assert point.idle_power_w == pytest.approx(20.0)
 
 

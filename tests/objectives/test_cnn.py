@@ -277,6 +277,18 @@ def test_inference_runs_a_whole_batch_without_gradients(make_job: MakeJob, monke
     assert not outputs[0].requires_grad
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_inference_runs_in_the_dtype_of_the_platform_and_says_so(make_job: MakeJob, dtype: str) -> None:
+    job = make_job(SMALL, platform={"dtype": dtype, "batch-size": 2})
+    cnn.inference(job, MNIST)()
+    assert job.facts == {"batch_size": 2, "dtype": dtype}
+
+
+def test_inference_in_an_unknown_dtype_is_refused(make_job: MakeJob) -> None:
+    with pytest.raises(ObjectiveError, match='"float99", but must be one of float32, float16, bfloat16'):
+        cnn.inference(make_job(SMALL, platform={"dtype": "float99"}), MNIST)
+
+
 @pytest.mark.parametrize(("platform", "images"), [({"batch-size": 6}, 6), ({"meter": "nvml"}, 32), ({}, 32)])
 def test_inference_runs_the_batch_of_the_platform(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, platform: dict[str, Any], images: int

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from hyperpower_runner.errors import MeterError
-from hyperpower_runner.hardware.measurement import Protocol
 from hyperpower_runner.hardware.traces import Trace
 from hyperpower_runner.trial import Job
 
@@ -42,7 +41,7 @@ class ReplayBench:
         """The next recorded trace of the idle device; one without samples where there is none."""
         return self._idle.pop(0) if self._idle else Trace((), 0.0, seconds, provenance={"idle": True})
 
-    def run(self, job: Job, folder: Path, warm_up_s: float, protocol: Protocol) -> Trace:
+    def run(self, job: Job, folder: Path, sample_hz: float) -> Trace:
         """The next recorded trace of a run, whichever the job; raises MeterError when all have been handed out."""
         if not self._runs:
             raise MeterError(
@@ -66,6 +65,8 @@ def _trace(where: str, line: str) -> Trace:
     try:
         trace = Trace.from_json(json.loads(line))
         numbers: list[Any] = [trace.begin_s, trace.end_s, *trace.reported.values()]
+        numbers += [trace.step_s] if trace.step_s is not None else []
+        dict(**trace.provenance)  # names that are texts
         for sample in trace.samples:
             numbers += [value for name, value in vars(sample).items() if name != "throttled" and value is not None]
         if not all(math.isfinite(number) for number in numbers):

@@ -30,7 +30,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpower_runner.errors import MeterError, did_you_mean
-from hyperpower_runner.hardware.measurement import Protocol
 from hyperpower_runner.hardware.traces import Sample, Trace
 from hyperpower_runner.trial import Job, params_key
 
@@ -197,8 +196,8 @@ class SimulatedBench:
         samples = self._samples(rng, seconds, IDLE_HZ, 0.0, self._device.context_bytes)
         return Trace(samples, 0.0, seconds, provenance={**self._provenance(), "idle": True})
 
-    def run(self, job: Job, folder: Path, warm_up_s: float, protocol: Protocol) -> Trace:
-        """What a meter would have seen of `job`: warm-up, then the window. `folder` stays as it is.
+    def run(self, job: Job, folder: Path, sample_hz: float) -> Trace:
+        """What a meter would have seen of `job` over its seconds. `folder` stays as it is.
 
         Raises MeterError where the script's features do not hold what the simulation needs.
         """
@@ -206,9 +205,9 @@ class SimulatedBench:
         rng = _generator(self._meter, f"{job.seed} {params_key(job.params)}")
         gains = {metric: 1 + sd * rng.standard_normal() for metric, sd in MEASUREMENT_SD.items()}
         seen = {metric: truth[metric] * gain for metric, gain in gains.items() if metric in truth}
-        seconds = warm_up_s + protocol.window_s
+        seconds = job.seconds or 0.0
         dynamic_w = seen["power_w"] - self._device.idle_w
-        samples = self._samples(rng, seconds, protocol.sample_hz, dynamic_w, seen.get("memory_bytes"))
+        samples = self._samples(rng, seconds, sample_hz, dynamic_w, seen.get("memory_bytes"))
         return Trace(samples, 0.0, seconds, step_s=seen["latency_s"], provenance=self._provenance())
 
     def close(self) -> None:

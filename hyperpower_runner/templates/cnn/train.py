@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from hyperpower_runner import objective
+from hyperpower_runner.hardware.counting import count_network
 
 BATCH_SIZE = 100
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -42,7 +43,7 @@ def build(params):
         nn.Linear(params["conv2_features"] * 4 * 4, params["fc_units"]),
         nn.ReLU(),
         nn.Linear(params["fc_units"], 10),
-    ).to(DEVICE)
+    )
 
 
 def prepare(job):
@@ -50,7 +51,7 @@ def prepare(job):
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     torch.manual_seed(job.seed)
-    return build(job.params)
+    return build(job.params).to(DEVICE)
 
 
 def evaluate(job):
@@ -80,13 +81,20 @@ def evaluate(job):
 def inference(job):
     """One inference step, for measuring power and memory, of which an untrained network needs as much."""
     model = prepare(job).eval()
-    images = torch.rand(BATCH_SIZE, 1, 28, 28, device=DEVICE)
+    batch_size = job.batch_size or BATCH_SIZE
+    job.describe(batch_size=batch_size, dtype="float32")
+    images = torch.rand(batch_size, 1, 28, 28, device=DEVICE)
 
     def step():
         with torch.inference_mode():
             return model(images).argmax(dim=1).cpu()  # .cpu() waits until the GPU has done it
 
     return step
+
+
+def features(params):
+    """Counts of the network (parameters, macs, activations, ...), from which hardware models may predict; optional."""
+    return count_network(lambda: build(params), (1, 28, 28))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def evaluate(job):
 def inference(job):
     """One inference step, for profiling: a function without arguments."""
     rng = np.random.default_rng(job.seed)
-    batch, weights = rng.random((256, 2)), rng.random((2, job.params["units"]))
+    batch, weights = rng.random((job.batch_size or 256, 2)), rng.random((2, job.params["units"]))
     return lambda: np.tanh(batch @ weights)
 
 

@@ -31,7 +31,7 @@ def record(path: Path, *traces: Trace) -> Path:
 
 
 def run(bench: Bench, folder: Path) -> Trace:
-    return bench.run(JOB, folder, PROTOCOL.warm_up_s, PROTOCOL)
+    return bench.run(JOB, folder, PROTOCOL.sample_hz)
 
 
 def test_runs_come_back_in_order_and_say_what_they_said(tmp_path: Path) -> None:
