@@ -15,27 +15,34 @@ import time
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hyperpower_runner import __version__
+from hyperpower_runner.device_commands import fit, profile
 from hyperpower_runner.errors import HyperPowerError
+from hyperpower_runner.terminal import (
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    TAKE_OVER,
+    Directory,
+    Json,
+    experiment_at,
+    opened,
+    say,
+    show,
+)
 
 if TYPE_CHECKING:  # imported where they are used, so that --help stays fast
     from hyperpower_runner.config import ExperimentConfig
     from hyperpower_runner.driver import Ending
     from hyperpower_runner.experiment import Experiment
-    from hyperpower_runner.hardware.bench import Bench
     from hyperpower_runner.summary import Summary
     from hyperpower_runner.trial import History
 
 PHYSICAL = ("power_w", "memory_bytes", "energy_j", "latency_s")  # what hardware models are for
 MOST_POINTS = 10**18  # of a finite space that are worth counting
-
-TAKE_OVER = "to end them, take them over with hyperpower-runner run, and press Ctrl-C twice"
-
-EXIT_ERROR, EXIT_INTERRUPTED = 1, 130  # 2, for usage, is typer's
 
 app = typer.Typer(
     name="hyperpower-runner",
@@ -46,9 +53,6 @@ app = typer.Typer(
     help="Search for the best neural network that fits a power and memory budget.",
     epilog="Begin with: hyperpower-runner init my-experiment && hyperpower-runner run my-experiment",
 )
-
-Directory = Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="The experiment directory, with config.json.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 class Template(str, Enum):
@@ -74,7 +78,7 @@ def init(
 
     for path in write_template(template.value, directory):
         print(path)
-    _say(f"Next: hyperpower-runner run {shlex.quote(str(directory))}")
+    say(f"Next: hyperpower-runner run {shlex.quote(str(directory))}")
 
 
 @app.command(epilog="Example: hyperpower-runner validate experiments/quickstart")
@@ -84,7 +88,7 @@ def validate(directory: Directory, as_json: Json = False) -> None:
     from hyperpower_runner.trial import History
     from hyperpower_runner.view import describe_constraint, show_platform
 
-    experiment, config = _open(directory)
+    experiment, config = opened(directory)
     experiment.check_command(config)
     check_jobs(config, experiment.read_history(), str(experiment.config_file))
     _check_feasible(experiment, config)
@@ -108,95 +112,13 @@ def validate(directory: Directory, as_json: Json = False) -> None:
     lines += [f"  {metric} <= {bound:g} {known[metric]}" for metric, bound in config.constraints.items()]
     if config.platform:
         lines.append(f"  platform: {show_platform(config)}")
-    _print(content, as_json, "\n".join(lines))
+    show(content, as_json, "\n".join(lines))
 
 
-@app.command(epilog="Example: hyperpower-runner profile experiments/quickstart --samples 50")
-def profile(
-    directory: Directory,
-    samples: Annotated[
-        int | None, typer.Option(help="How many structures to measure (config: profiling.samples).")
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Short windows, one repeat; recorded as such.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Measure power and memory of randomly drawn structures on the platform; resumes where it was stopped.
-
-    Each is built and run by the objective's inference step in a fresh process; nothing is trained.
-    """
-    from hyperpower_runner.errors import MeterError, ProfileError
-    from hyperpower_runner.hardware.from_profile import FOLDS
-    from hyperpower_runner.hardware.measurement import quickened
-    from hyperpower_runner.hardware.profiling import Profiler
-    from hyperpower_runner.launchers.interrupts import ended_by_signals
-    from hyperpower_runner.profile_view import ProfileLines, profile_json, profile_text
-
-    experiment, config = _open(directory)
-    experiment.check_command(config)
-    count = samples if samples is not None else config.samples
-    if count < FOLDS:
-        raise ProfileError(
-            f"{count} samples are too few: fit needs {FOLDS} structures or more for its cross-validation; raise"
-            " --samples or profiling.samples"
-        )
-    protocol = quickened(config.protocol) if quick else config.protocol
-    options = ([f"--samples {samples}"] if samples is not None else []) + (["--quick"] if quick else [])
-    again = " ".join(["hyperpower-runner profile", shlex.quote(str(directory)), *options])
-    try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(experiment.lock("profiling"))
-            stack.enter_context(ended_by_signals())
-            live = experiment.live_jobs()
-            if live:
-                raise HyperPowerError(f"{directory}: jobs {live} are still running; wait for them, or {TAKE_OVER}")
-            stack.enter_context(experiment.device_lock(config.platform, _say))
-            bench = stack.enter_context(contextlib.closing(_bench(experiment, config)))
-            view = stack.enter_context(ProfileLines(config))
-            found = Profiler(experiment, config, bench, protocol, count, view).run()
-            stopped = experiment.stop_request() is not None
-    except KeyboardInterrupt:
-        _say(f"Interrupted: what was measured is kept in {experiment.profile_file}.\nResume with: {again}")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    except MeterError as error:
-        kept = f" (what was measured is kept; resume with: {again})" if experiment.profile_file.exists() else ""
-        raise MeterError(f"{error}{kept}") from None
-    content = profile_json(found, protocol)
-    _print({**content, "file": str(experiment.profile_file)}, as_json, profile_text(content))
-    if stopped:
-        _say(f"Stopped on request: what was measured is kept.\nResume with: {again}")
-        return
-    _say(f"Next: hyperpower-runner fit {shlex.quote(str(directory))}")
-
-
-@app.command(
+app.command(epilog="Example: hyperpower-runner profile experiments/quickstart --samples 50")(profile)
+app.command(
     epilog="Example: hyperpower-runner fit experiments/quickstart --form power_w=paper --form memory_bytes=linear"
-)
-def fit(
-    directory: Directory,
-    form: Annotated[
-        list[str] | None,
-        typer.Option(help="FORM for all metrics, or METRIC=FORM (default: the best by cross-validation)."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Fit hardware models to the profile by 10-fold cross-validation, and write hardware/models.json.
-
-    RMSPE is the root mean square percentage error on structures that were left out; beside it, what predicting one
-    constant would give.
-    """
-    from hyperpower_runner.hardware.from_profile import fit_profile
-    from hyperpower_runner.job_files import write_json
-    from hyperpower_runner.profile_view import models_text
-
-    experiment, config = _open(directory)
-    found, features = experiment.read_profile(config), experiment.read_features(config)
-    models = fit_profile(found, config, features, _forms(form or []), str(experiment.profile_file), _say)
-    content = models.to_json()
-    write_json(experiment.models_file, content)
-    label = {"simulated": True} if config.simulated else {}
-    printed = {metric: {**model, **label} for metric, model in content["models"].items()}
-    _print(printed, as_json, models_text(content))
-    _say(f"Next: hyperpower-runner run {shlex.quote(str(directory))}")
+)(fit)
 
 
 @app.command(epilog="Example: hyperpower-runner run experiments/quickstart --evaluations 20 --max-concurrent 2")
@@ -213,7 +135,7 @@ def run(
 
     Ctrl-C once: no new jobs, the running ones are left to finish. Twice: they are cancelled.
     """
-    experiment, config = _open(directory)
+    experiment, config = opened(directory)
     experiment.check_command(config)
     config = replace(
         config,
@@ -225,20 +147,20 @@ def run(
         _check_feasible(experiment, config)
         _tell_of_unknown(experiment, config)
         ending, summary = _drive(experiment, config)
-    _print(summary.to_json(), as_json, _text(summary))
+    show(summary.to_json(), as_json, _text(summary))
     _finish(experiment, ending)
 
 
 @app.command(epilog="Example: hyperpower-runner status experiments/quickstart --json")
 def status(directory: Directory, as_json: Json = False) -> None:
     """Show the jobs by status, the best so far, violations, and the time spent."""
-    experiment, config = _open(directory)
+    experiment, config = opened(directory)
     summary = _read_summary(experiment, config)
     holder = experiment.holder()
     content = {**summary.to_json(), "driver": holder and {"pid": holder["pid"], "host": holder["host"]}}
     doing = (holder or {}).get("doing", "search")
     driver = f"{doing}, process {holder['pid']} on {holder['host']}" if holder else "not running"
-    _print(content, as_json, f"{_text(summary)}\ndriver      {driver}")
+    show(content, as_json, f"{_text(summary)}\ndriver      {driver}")
 
 
 @app.command(epilog="Example: hyperpower-runner best experiments/quickstart --json")
@@ -248,7 +170,7 @@ def best(directory: Directory, as_json: Json = False) -> None:
     from hyperpower_runner.summary import best_json, preferred_json
     from hyperpower_runner.view import show_platform, show_preferred, show_trial
 
-    experiment, config = _open(directory)
+    experiment, config = opened(directory)
     summary = _read_summary(experiment, config)
     trial = summary.best
     if trial is None:
@@ -262,11 +184,11 @@ def best(directory: Directory, as_json: Json = False) -> None:
         models, where = experiment.read_models(config), str(experiment.config_file)
         preferred = Search(config, models=models, history=summary.history, where=where).recommend()
     except HyperPowerError as error:  # what was measured stands all the same
-        _say(f"The surrogate cannot be asked: {error}")
+        say(f"The surrogate cannot be asked: {error}")
     content = {**best_json(trial), "preferred": preferred_json(preferred)}
     content.update(platform=dict(config.platform), simulated=config.simulated)
     heading = f"{show_platform(config)}\n" if config.simulated else ""
-    _print(content, as_json, f"{heading}{show_trial(trial)}\n\n{show_preferred(preferred, config.optimize)}")
+    show(content, as_json, f"{heading}{show_trial(trial)}\n\n{show_preferred(preferred, config.optimize)}")
 
 
 @app.command(epilog="Example: hyperpower-runner stop experiments/quickstart --now")
@@ -275,7 +197,7 @@ def stop(
     now: Annotated[bool, typer.Option("--now", help="Also cancel the running jobs.")] = False,
 ) -> None:
     """Ask the running driver to start no more jobs; it ends when the running ones have finished."""
-    experiment = _experiment(directory)
+    experiment = experiment_at(directory)
     holder = experiment.holder()
     if holder is None:
         live = experiment.live_jobs()
@@ -285,7 +207,7 @@ def stop(
     running = "cancels the running jobs" if now else "ends when its running jobs have finished"
     if holder.get("doing") == "profiling":
         running = "ends after the measurement that it makes"
-    _say(f"Asked process {holder['pid']} on {holder['host']} to stop: it {running}.")
+    say(f"Asked process {holder['pid']} on {holder['host']} to stop: it {running}.")
 
 
 @app.command(epilog="Example: hyperpower-runner clean experiments/quickstart --yes")
@@ -294,7 +216,7 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete what a search left behind: jobs, results and caches. config.json and hardware/ stay."""
-    experiment = _experiment(directory)
+    experiment = experiment_at(directory)
     with experiment.lock("cleaning"):
         count = len(experiment.read_history())
         live = experiment.live_jobs()
@@ -315,35 +237,6 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
-def _experiment(directory: Path) -> Experiment:
-    """The experiment of a directory, whatever state its config.json is in."""
-    from hyperpower_runner.errors import ConfigError
-    from hyperpower_runner.experiment import Experiment
-
-    experiment = Experiment(directory.absolute())
-    if not experiment.config_file.exists() and not experiment.jobs.exists():
-        raise ConfigError(f"{directory}: is not an experiment directory, it holds no config.json")
-    return experiment
-
-
-def _open(directory: Path) -> tuple[Experiment, ExperimentConfig]:
-    from hyperpower_runner.experiment import Experiment
-
-    experiment = Experiment(directory.absolute())
-    return experiment, experiment.read_config()
-
-
-def _bench(experiment: Experiment, config: ExperimentConfig) -> Bench:
-    from hyperpower_runner.hardware.bench import make_bench
-
-    return make_bench(config.platform, experiment.root, experiment.read_features(config))
-
-
-def _forms(words: list[str]) -> dict[str, str]:
-    """What --form says, by metric; "" for all that are not named."""
-    return {metric: form for metric, _, form in (word.rpartition("=") for word in words)}
-
-
 def _check_feasible(experiment: Experiment, config: ExperimentConfig) -> None:
     """Raise unless a first suggestion can be made: nothing runs in a space whose constraints exclude everything."""
     from hyperpower_runner.errors import InfeasibleError
@@ -362,7 +255,7 @@ def _tell_of_unknown(experiment: Experiment, config: ExperimentConfig) -> None:
     models = experiment.read_models(config)
     for metric in config.constraints:
         if metric not in models.models and metric in PHYSICAL:
-            _say(f"constraints.{metric} {describe_constraint(config, models, metric)}")
+            say(f"constraints.{metric} {describe_constraint(config, models, metric)}")
 
 
 def _drive(experiment: Experiment, config: ExperimentConfig) -> tuple[Ending, Summary]:
@@ -399,7 +292,7 @@ def _finish(experiment: Experiment, ending: Ending) -> None:
     if ending.why is Why.INFEASIBLE:
         raise HyperPowerError(ending.sentence)
     if ending.why in (Why.INTERRUPTED, Why.STOPPED):
-        _say(f"{ending.sentence}\nResume with: {again}")
+        say(f"{ending.sentence}\nResume with: {again}")
     if ending.why is Why.INTERRUPTED:
         raise typer.Exit(EXIT_INTERRUPTED)
     if ending.why is Why.STOPPED:
@@ -408,10 +301,10 @@ def _finish(experiment: Experiment, ending: Ending) -> None:
     if ending.why is Why.FAILURES or (history.failures and not history.counts.get(Status.COMPLETED)):
         last = max(history.failures, key=lambda trial: trial.result.ended_s if trial.result else 0.0)
         files = experiment.job_files(last.job.job_id)
-        _say(f"The last lines of {files.output}:\n{files.log_tail()}")
+        say(f"The last lines of {files.output}:\n{files.log_tail()}")
         what = f"job {last.job.job_id}: {last.result.reason if last.result else ''}"
         raise HyperPowerError(f"{ending.sentence} The last failure is {what}; mend the script, then resume: {again}")
-    _say(ending.sentence)
+    say(ending.sentence)
 
 
 def _read_summary(experiment: Experiment, config: ExperimentConfig) -> Summary:
@@ -434,7 +327,7 @@ def _judged(experiment: Experiment, config: ExperimentConfig) -> History:
     try:
         return in_hindsight(history, experiment.read_models(config))
     except HyperPowerError as error:  # what was measured stands all the same
-        _say(f"The hardware models cannot be asked: {error}")
+        say(f"The hardware models cannot be asked: {error}")
         return history
 
 
@@ -454,18 +347,6 @@ def _text(summary: Summary) -> str:
     return "\n".join(f"{name:<12}{line}" for name, line in lines.items())
 
 
-def _print(content: dict[str, Any], as_json: bool, text: str) -> None:
-    from hyperpower_runner.job_files import strict
-
-    print(json.dumps(strict(content), indent=2) if as_json else text)
-
-
-def _say(text: str) -> None:
-    if sys.stderr is not None:  # it may be closed, and print would then take stdout
-        with contextlib.suppress(BrokenPipeError):
-            print(text, file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """Entry point; turns the package's errors into one sentence and exit code 1."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -473,11 +354,11 @@ def main() -> None:
     try:
         app()
     except HyperPowerError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         sys.exit(EXIT_ERROR)
     except OSError as error:  # a full disk, a directory that may not be written
         where = error.filename or "the system"
-        _say(f"error: {where}: {error.strerror or error}; what is on disk is whole, so mend this and resume")
+        say(f"error: {where}: {error.strerror or error}; what is on disk is whole, so mend this and resume")
         sys.exit(EXIT_ERROR)
 
 

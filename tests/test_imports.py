@@ -50,7 +50,8 @@ ROWS = [
     {"launchers.local", "launchers.interrupts", "worker", "hardware.measuring"},
     {"slots", "search"},
     {"hyperpower_runner", "driver", "view"},
-    {"profile_view"},
+    {"profile_view", "terminal"},
+    {"device_commands"},
     {"cli"},
     {"__main__"},
 ]
@@ -71,7 +72,7 @@ DOORS = {
     "sklearn": {"hardware.regression"},
     "filelock": {"experiment"},
     "pydantic": {"config_file"},
-    "typer": {"cli"},
+    "typer": {"cli", "terminal", "device_commands"},
     "rich": {"cli", "view", "profile_view"},
     "shutil": {"experiment", "templates", "hardware.profiling", "hardware.measuring"},
     "pickle": set(),
@@ -88,7 +89,7 @@ CLOCKS = {
     *METERS,
 }
 CALLS = {
-    "print": {"cli", "objective", "worker", "hardware.measuring"},
+    "print": {"cli", "terminal", "objective", "worker", "hardware.measuring"},
     "input": set(),
     "eval": set(),
     "exec": set(),

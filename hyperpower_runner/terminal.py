@@ -1,0 +1,58 @@
+"""What all commands share: their arguments, how they open an experiment, how they print, and the exit codes.
+
+Results go to stdout, progress and messages to stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:  # imported where they are used, so that --help stays fast
+    from hyperpower_runner.config import ExperimentConfig
+    from hyperpower_runner.experiment import Experiment
+
+TAKE_OVER = "to end them, take them over with hyperpower-runner run, and press Ctrl-C twice"
+
+EXIT_ERROR, EXIT_INTERRUPTED = 1, 130  # 2, for usage, is typer's
+
+Directory = Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="The experiment directory, with config.json.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def experiment_at(directory: Path) -> Experiment:
+    """The experiment of a directory, whatever state its config.json is in."""
+    from hyperpower_runner.errors import ConfigError
+    from hyperpower_runner.experiment import Experiment
+
+    experiment = Experiment(directory.absolute())
+    if not experiment.config_file.exists() and not experiment.jobs.exists():
+        raise ConfigError(f"{directory}: is not an experiment directory, it holds no config.json")
+    return experiment
+
+
+def opened(directory: Path) -> tuple[Experiment, ExperimentConfig]:
+    """The experiment of a directory, and its checked config."""
+    from hyperpower_runner.experiment import Experiment
+
+    experiment = Experiment(directory.absolute())
+    return experiment, experiment.read_config()
+
+
+def show(content: dict[str, Any], as_json: bool, text: str) -> None:
+    """Print a result: the object, or the text that says the same."""
+    from hyperpower_runner.job_files import strict
+
+    print(json.dumps(strict(content), indent=2) if as_json else text)
+
+
+def say(text: str) -> None:
+    """Tell the user something that is no result."""
+    if sys.stderr is not None:  # it may be closed, and print would then take stdout
+        with contextlib.suppress(BrokenPipeError):
+            print(text, file=sys.stderr, flush=True)
