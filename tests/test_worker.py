@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from seen import processes_of
 
 from hyperpower_runner import processes, worker
 from hyperpower_runner.hardware.meters.simulated import true_values
@@ -363,19 +364,6 @@ def measurement(result: Result) -> dict[str, Any]:
     content = result.extra["measurement"]
     assert isinstance(content, dict)
     return content
-
-
-def processes_of(root: Path) -> list[int]:
-    """The processes that name this directory on their command line."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            named = str(root).encode() in (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if entry.name.isdigit() and named:
-            found.append(int(entry.name))
-    return found
 
 
 def test_the_network_of_a_completed_job_is_measured_on_its_platform(tmp_path: Path) -> None:

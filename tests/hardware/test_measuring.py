@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from searching import Recorder, drive, make_experiment, results, write_models
+from seen import processes_of
 
 from hyperpower_runner import processes
 from hyperpower_runner.experiment import Experiment
@@ -69,19 +70,6 @@ def measured(experiment: Experiment, job_id: int = 1) -> dict[str, Any]:
     content = json.loads(stdout)
     assert isinstance(content, dict)
     return content
-
-
-def processes_of(root: Path) -> list[int]:
-    """The processes that name this directory on their command line."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            named = str(root).encode() in (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if entry.name.isdigit() and named:
-            found.append(int(entry.name))
-    return found
 
 
 def catches(pid: int, number: signal.Signals) -> bool:
