@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hyperpower_runner.version import __version__
+
 if TYPE_CHECKING:
     from hyperpower_runner.search import Search
 
-__version__ = "0.1.0"
 __all__ = ["Search", "__version__"]
 
 

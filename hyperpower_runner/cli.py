@@ -86,11 +86,12 @@ def validate(directory: Directory, as_json: Json = False) -> None:
     """Check config.json, the objective's script and the hardware models; run nothing."""
     from hyperpower_runner.search import Search, check_jobs
     from hyperpower_runner.trial import History
-    from hyperpower_runner.view import describe_constraint, show_platform
+    from hyperpower_runner.view import describe_constraint, show_metric, show_platform
 
     experiment, config = opened(directory)
     experiment.check_command(config)
     check_jobs(config, experiment.read_history(), str(experiment.config_file))
+    _check_device(experiment, config)
     _check_feasible(experiment, config)
     space = config.space
     points = None if space.cardinality is None or space.cardinality > MOST_POINTS else space.cardinality
@@ -109,8 +110,10 @@ def validate(directory: Directory, as_json: Json = False) -> None:
     }
     size = "countless" if points is None else f"{points:,}"
     lines = [f"{experiment.config_file} is valid: {space.dimensions} dimensions, {size} points."]
-    lines += [f"  {metric} <= {bound:g} {known[metric]}" for metric, bound in config.constraints.items()]
-    if config.platform:
+    lines += [
+        f"  {metric} <= {show_metric(metric, bound)} {known[metric]}" for metric, bound in config.constraints.items()
+    ]
+    if config.platform or config.simulated:
         lines.append(f"  platform: {show_platform(config)}")
     show(content, as_json, "\n".join(lines))
 
@@ -145,6 +148,7 @@ def run(
     )
     with experiment.lock():
         _check_feasible(experiment, config)
+        _check_device(experiment, config)
         _tell_of_unknown(experiment, config)
         ending, summary = _drive(experiment, config)
     show(summary.to_json(), as_json, _text(summary))
@@ -248,6 +252,32 @@ def _check_feasible(experiment: Experiment, config: ExperimentConfig) -> None:
         raise InfeasibleError(f"{experiment.config_file}: {error}") from None
 
 
+def _check_device(experiment: Experiment, config: ExperimentConfig) -> None:
+    """Refuse hardware models of another device than the one here, and a budget on what only an absent one tells."""
+    from hyperpower_runner.errors import MeterError, ModelsError
+    from hyperpower_runner.hardware.bench import make_bench
+    from hyperpower_runner.hardware.platforms import disagreement, measured_by
+
+    if not config.measure_jobs:
+        return
+    models = experiment.read_models(config)
+    try:
+        with contextlib.closing(
+            make_bench(config.platform, experiment.root, experiment.read_features(config))
+        ) as bench:
+            wrong = disagreement({**config.platform, **bench.platform}, models.platform)
+    except MeterError as error:
+        for metric in config.constraints:
+            if metric in measured_by(config.platform) and metric not in models.models:
+                raise MeterError(f"{error} (constraints.{metric} depends on it, since no model predicts it)") from None
+        say(f"The device cannot be seen from here, so completed jobs may not be measured: {error}")
+        return
+    if wrong and config.hardware_aware:
+        raise ModelsError(
+            f"{experiment.models_file}: its models are of another device ({wrong}); profile and fit this one"
+        )
+
+
 def _tell_of_unknown(experiment: Experiment, config: ExperimentConfig) -> None:
     """Say which constraints nothing can tell of before, or even after, a job runs."""
     from hyperpower_runner.view import describe_constraint
@@ -332,6 +362,7 @@ def _judged(experiment: Experiment, config: ExperimentConfig) -> History:
 
 
 def _text(summary: Summary) -> str:
+    from hyperpower_runner.summary import unmeasured
     from hyperpower_runner.view import show_best, show_budget, show_platform, show_sampling
 
     counts = ", ".join(f"{count:,} {name}" for name, count in summary.counts.items() if count)
@@ -339,7 +370,12 @@ def _text(summary: Summary) -> str:
     if summary.config.constraints:
         found = summary.violations
         lines["violations"] = f"{found['predicted']} predicted, {found['measured']} measured"
-    if summary.config.platform:
+        if found["measured"] and not found["predicted"]:
+            lines["violations"] += ' (within their predictions; a "confidence" keeps a margin)'
+        missing = unmeasured(summary.history, summary.config.constraints)
+        if missing:
+            lines["violations"] += f"; {missing} completed jobs were not measured in all that is constrained"
+    if summary.config.platform or summary.config.simulated:
         lines["platform"] = show_platform(summary.config)
     sampling = show_sampling(summary)
     if sampling:

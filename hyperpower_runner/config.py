@@ -29,7 +29,7 @@ UNITS: dict[str, dict[str, float]] = {
     "_bytes": {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
     "_w": {"mW": 1e-3, "W": 1, "kW": 1e3},
     "_j": {"mJ": 1e-3, "J": 1, "kJ": 1e3, "Wh": 3600},
-    "_s": {"ms": 1e-3, "s": 1, "min": 60, "h": 3600},
+    "_s": {"us": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "h": 3600},
 }
 
 
@@ -46,7 +46,8 @@ class ExperimentConfig:
     initial_points: how many evaluations hw-ieci and hw-cwei draw before their Gaussian process proposes.
     noiseless: whether an evaluation repeated gives the same value again (Spearmint's likelihood NOISELESS).
     platform: the device that budgets are about; measure_jobs: whether completed jobs are measured on it.
-    samples, protocol: how many structures are profiled on it, and how.
+    samples, protocol: how many structures are profiled on it, and how. simulated_models: whether the hardware models at
+        hand are of a simulated platform, whatever `platform` says.
     """
 
     name: str
@@ -77,10 +78,12 @@ class ExperimentConfig:
     max_retries: int
     max_consecutive_failures: int
     seed: int
+    simulated_models: bool = False
 
     @property
     def simulated(self) -> bool:
-        return is_simulated(self.platform)
+        """Whether what is said of power and memory stems from a formula, and was measured nowhere."""
+        return self.simulated_models or is_simulated(self.platform)
 
     def threads_of_job(self, cores: int) -> int:
         """How many threads each of the jobs that share so many cores may use."""

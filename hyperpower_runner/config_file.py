@@ -115,6 +115,7 @@ class ProfilingFile(_File):
     settled: PositiveFloat = Protocol.settled
     slope: PositiveFloat = Protocol.slope
     clock: PositiveFloat = Protocol.clock
+    drift: PositiveFloat = Protocol.drift
     most_redos: Annotated[int, Field(ge=0)] = Protocol.most_redos
 
 

@@ -77,7 +77,7 @@ def fit(
     directory: Directory,
     form: Annotated[
         list[str] | None,
-        typer.Option(help="FORM for all metrics, or METRIC=FORM (default: the best by cross-validation)."),
+        typer.Option(help="FORM for all metrics, or METRIC=FORM (default: the simplest of nearly the least error)."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -87,6 +87,7 @@ def fit(
     constant would give.
     """
     from hyperpower_runner.hardware.from_profile import fit_profile
+    from hyperpower_runner.hardware.platforms import is_simulated
     from hyperpower_runner.job_files import write_json
     from hyperpower_runner.profile_view import models_text
 
@@ -95,7 +96,7 @@ def fit(
     models = fit_profile(found, config, features, _forms(form or []), str(experiment.profile_file), say)
     content = models.to_json()
     write_json(experiment.models_file, content)
-    label = {"simulated": True} if config.simulated else {}
+    label = {"simulated": True} if is_simulated(models.platform) else {}
     printed = {metric: {**model, **label} for metric, model in content["models"].items()}
     show(printed, as_json, models_text(content))
     say(f"Next: hyperpower-runner run {shlex.quote(str(directory))}")

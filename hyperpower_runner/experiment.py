@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -67,12 +66,11 @@ class Experiment:
         """Raise ConfigError unless the program, and the script that an interpreter is given, can be run here."""
         command, where = config.command, str(self.config_file)
         program = command[0]
-        search_path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         if "/" in program:
             self._check_script(program, where)
             if not os.access(self.root / program, os.X_OK):
                 raise ConfigError(f'{where}: objective.command: "{program}" is not executable; run chmod +x on it')
-        elif shutil.which(program, path=search_path) is None:
+        elif shutil.which(program, path=processes.search_path()) is None:
             raise ConfigError(f'{where}: objective.command: there is no program "{program}" on the PATH')
         if Path(program).name in INTERPRETERS:
             words = list(command[1:])
@@ -98,6 +96,14 @@ class Experiment:
             return hardware_models.HardwareModels(config.space)
         where, features = str(self.models_file), self.read_features(config)
         return hardware_models.from_json(content, config.space, config.platform, where, features)
+
+    def has_simulated_models(self) -> bool:
+        """Whether hardware/models.json is of a simulated platform; False where it cannot be read, told later."""
+        try:
+            platform = (read_json(self.models_file) or {}).get("platform")
+        except ExperimentError:
+            return False
+        return isinstance(platform, dict) and is_simulated(platform)
 
     def read_features(self, config: ExperimentConfig) -> Features | None:
         """The hook `features(params)` of the objective's script, where that is in Python and has one."""

@@ -75,6 +75,16 @@ def strict(value: Any) -> Any:
     return value
 
 
+def last_object(stdout: bytes) -> dict[str, Any] | None:
+    """The JSON object that a script printed as the last line of its stdout; None where it is none."""
+    lines = [line for line in stdout.splitlines() if line.strip()]
+    try:
+        content = json.loads(lines[-1]) if lines else None
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def as_number(value: Any) -> float | None:
     """Read a JSON value as a number, the strings of `strict` included; None where it is not one."""
     if isinstance(value, bool):

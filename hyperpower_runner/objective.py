@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 Metrics = Mapping[str, Any] | float
 
 MARKS = 1000  # of how many steps were made, over the seconds asked for
-LONGER_WARM_UP = 3  # times the seconds asked for, at most, for the warm-up steps of a slow network
+LONGEST_WARM_UP = 3  # times the seconds asked for, at most, for the warm-up steps of a slow network
 
 
 class Job:
@@ -223,8 +223,8 @@ def _run_inference(
 ) -> dict[str, Any]:
     """Run the inference step back to back for so many seconds; say how many steps the last `window_s` of them had.
 
-    There are at least so many steps, unless that would take several times as long. A first line in progress.jsonl tells
-    whoever measures that what follows is inference only.
+    Before these, so many steps are made, which may take longer, but not several times the seconds. A first line in
+    progress.jsonl tells whoever measures that what follows is inference only.
     """
     if inference is None:
         raise ObjectiveError("this script has no inference step: pass one to objective.run(evaluate, inference)")
@@ -232,14 +232,17 @@ def _run_inference(
     step()  # the first one pays for what is set up lazily
     job.mark_inference()
     begun_s = now_s = time.perf_counter()
+    window_from_s = begun_s + max(0.0, seconds - window_s)
     marks, steps = [(begun_s, 0)], 0  # now and then only: the times of all fast steps would be memory that is measured
-    while now_s - begun_s < seconds or (steps < warm_up_steps and now_s - begun_s < LONGER_WARM_UP * seconds):
+    while now_s < window_from_s + min(window_s, seconds):
         step()
         steps, now_s = steps + 1, time.perf_counter()
+        if steps <= warm_up_steps and now_s - begun_s < LONGEST_WARM_UP * seconds:
+            window_from_s = max(window_from_s, now_s)
         if now_s - marks[-1][0] >= seconds / MARKS:
             marks.append((now_s, steps))
     before = [mark for mark in marks if mark[1] < steps] or marks
-    from_s, first = next((mark for mark in before if mark[0] >= now_s - window_s), before[-1])
+    from_s, first = next((mark for mark in before if mark[0] >= window_from_s), before[-1])
     return {"steps": steps - first, "duration_s": now_s - from_s, **_framework(job)}
 
 

@@ -45,6 +45,19 @@ def is_alive(identity: Mapping[str, Any]) -> bool | None:
     return True
 
 
+def search_path() -> str:
+    """Where a script's program is looked for: a plain "python" is the one that runs this package."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
+
+def script_environment(job_file: str, threads: int | None, env: Mapping[str, str]) -> dict[str, str]:
+    """What a user's script finds set; `env` is what config.json asks for."""
+    environment = {**os.environ, "PATH": search_path(), "HYPERPOWER_JOB": job_file}
+    if threads:
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
+    return {**environment, **env}
+
+
 def cores() -> int:
     """How many cores this process may use, which in a container are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,6 +5,7 @@ It decides nothing. Whatever stems from a simulated platform says so.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from hyperpower_runner.hardware.profiling import Progress
 from hyperpower_runner.view import show_duration, show_metric, show_params
 
 LINE_EVERY = 10  # measurements, where there is no terminal
+WORTHLESS = 0.9  # of a constant's error, from which on a model is hardly one
 SHOWN = ("power_w", "memory_bytes")
 NAMED = ("meter", "name", "batch-size", "dtype", "framework", "driver")
 
@@ -72,6 +74,7 @@ class ProfileLines:
 def profile_json(profile: Profile, protocol: Protocol) -> dict[str, Any]:
     """What `profile --json` prints: counts, the platform, and the range of each metric."""
     estimates = [point.estimate(protocol) for point in profile.measured]
+    flags = [{*point.flags, *estimate.flags} for point, estimate in zip(profile.measured, estimates, strict=True)]
     names = sorted({name for estimate in estimates for name in estimate.metrics})
     metrics = {}
     for name in names:
@@ -83,7 +86,8 @@ def profile_json(profile: Profile, protocol: Protocol) -> dict[str, Any]:
     return {
         "structures": len(profile.measured),
         "failed": sum(point.failed is not None for point in profile.points),
-        "flagged": sum(bool({*p.flags, *e.flags}) for p, e in zip(profile.measured, estimates, strict=True)),
+        "flagged": sum(map(bool, flags)),
+        "flags": dict(Counter(flag for found in flags for flag in sorted(found))),
         "platform": platform,
         "metrics": metrics,
     }
@@ -92,6 +96,8 @@ def profile_json(profile: Profile, protocol: Protocol) -> dict[str, Any]:
 def profile_text(content: Mapping[str, Any]) -> str:
     """The object of `profile_json` as people read it."""
     counts = f"{content['structures']} structures measured, {content['failed']} failed, {content['flagged']} flagged"
+    if content["flags"]:
+        counts += f" ({', '.join(content['flags'])})"
     lines = [f"{platform_text(content['platform'])}: {counts}"]
     lines += [f"  {'metric':<24}{'min':>16}{'median':>16}{'max':>16}"]
     for name, found in content["metrics"].items():
@@ -109,8 +115,10 @@ def models_text(content: Mapping[str, Any]) -> str:
     for metric, found in content["models"].items():
         rmspe = f"{100 * found['rmspe']:.2f} +- {100 * found['spread']:.2f} %"
         constant = f"{100 * found['rmspe_constant']:.1f} %"
-        lines.append(f"  {metric:<24}{found['form']:<16}{rmspe:>16}{constant:>10}{found['samples']:>12}")
+        lines.append(f"  {metric:<24}{found['form']:<16}{rmspe:>16}{constant:>10}{found['structures']:>12}")
     for metric, found in content["models"].items():
+        if found["rmspe"] > WORTHLESS * found["rmspe_constant"]:
+            lines.append(f"  {metric}: hardly better than a constant, so a budget on it decides little")
         scores = ", ".join(f"{form} {_score(score)}" for form, score in found["forms"].items() if form != found["form"])
         if scores:
             lines.append(f"  {metric} by other forms: {scores}")

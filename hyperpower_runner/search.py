@@ -236,16 +236,14 @@ class Search:
 
 
 def in_hindsight(history: History, models: HardwareModels) -> History:
-    """Judge jobs that ran before there were models by what these predict of them."""
-
-    def judged(trial: Trial) -> Trial:
-        missing = [metric for metric in models.models if metric not in trial.job.predictions]
-        if not missing:
-            return trial
-        predicted = models.predict_point(models.space.from_params(trial.params))
-        return replace(trial, hindsight={metric: predicted[metric] for metric in missing})
-
-    return History(tuple(map(judged, history)))
+    """Judge all jobs by what these models predict of them, whichever there were when they started."""
+    if not models.models or not history.trials:
+        return history
+    predicted = models.predict(np.array([models.space.from_params(trial.params) for trial in history]))
+    return History(tuple(
+        replace(trial, hindsight={metric: float(column[row]) for metric, column in predicted.items()})
+        for row, trial in enumerate(history)
+    ))  # fmt: skip
 
 
 def calibrated(models: HardwareModels, config: ExperimentConfig, history: History) -> HardwareModels:

@@ -223,6 +223,11 @@ class Space:
         """Draw values, shape (count, D), uniform in the unit cube, known constraints not considered."""
         return self.decode(rng.random((self.dimensions, count)).T)
 
+    def structures(self, values: Array) -> Array:
+        """The structural dimensions of n points, values of shape (n, D): equal rows are equal networks."""
+        structural = [index for index, variable in enumerate(self.by_dimension) if variable.structural]
+        return np.ascontiguousarray(values[:, structural])
+
     def column(self, values: Array, name: str) -> NDArray[Any]:
         """One dimension of n points as known constraints and hardware models see it: options instead of indices."""
         index = self._columns[name]

@@ -36,6 +36,12 @@ def violations(history: Iterable[Trial], constraints: Mapping[str, float]) -> di
     }
 
 
+def unmeasured(history: Iterable[Trial], constraints: Mapping[str, float]) -> int:
+    """How many completed jobs were not measured in some constrained metric: no violation of theirs can be seen."""
+    completed = [trial for trial in history if trial.objective is not None]
+    return sum(any(trial.metrics.get(metric) is None for metric in constraints) for trial in completed)
+
+
 @dataclass(frozen=True)
 class Summary:
     """One look at a search.
@@ -78,6 +84,7 @@ class Summary:
             "counts": self.counts,
             "best": best_json(best) if best else None,
             "violations": self.violations,
+            "unmeasured": unmeasured(self.history, self.config.constraints),
             "surrogate": self.surrogate,
             "elapsed_s": round(self.elapsed_s, 3),
             "budget": {"evaluations": self.config.evaluations, "hours": self.config.hours},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,7 +42,8 @@ def opened(directory: Path) -> tuple[Experiment, ExperimentConfig]:
     from hyperpower_runner.experiment import Experiment
 
     experiment = Experiment(directory.absolute())
-    return experiment, experiment.read_config()
+    config = experiment.read_config()
+    return experiment, replace(config, simulated_models=experiment.has_simulated_models())
 
 
 def show(content: dict[str, Any], as_json: bool, text: str) -> None:

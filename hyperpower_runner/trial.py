@@ -233,8 +233,8 @@ def params_key(params: Params) -> str:
 class Trial:
     """A job with its result, or without one while it is pending or running.
 
-    hindsight: what hardware models that were fitted after the job had started predict, of metrics without a prediction
-        in job.json. It helps to judge the job, but the job was not chosen by it.
+    hindsight: what the hardware models at hand predict, which may have been fitted after the job had started. It helps
+        to judge the job, but the job was not chosen by it.
     """
 
     job: Job
@@ -270,8 +270,8 @@ class Trial:
         return value if value is not None and math.isfinite(value) else None
 
     def constrained_value(self, metric: str) -> float | None:
-        """The measured value of a metric, else the predicted one, else None."""
-        known = (values.get(metric) for values in (self.metrics, self.job.predictions, self.hindsight))
+        """The measured value of a metric, else the predicted one (by the models at hand, if any), else None."""
+        known = (values.get(metric) for values in (self.metrics, self.hindsight, self.job.predictions))
         return next((value for value in known if value is not None), None)
 
     def is_feasible(self, constraints: Mapping[str, float]) -> bool:

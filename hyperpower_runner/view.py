@@ -82,7 +82,8 @@ def show_hardware(trial: Trial, constraints: Mapping[str, float]) -> str:
     """The constrained metrics of a trial, measured beside predicted."""
     parts = []
     for metric in constraints:
-        measured, predicted = trial.metrics.get(metric), trial.job.predictions.get(metric)
+        measured = trial.metrics.get(metric)
+        predicted = trial.job.predictions.get(metric, trial.hindsight.get(metric))
         if measured is not None and predicted is not None:
             parts.append(f"{metric} {show_metric(metric, measured)} ({show_metric(metric, predicted)} predicted)")
         elif measured is not None:
@@ -218,7 +219,7 @@ class LiveView(Lines):
 
 def show_platform(config: ExperimentConfig) -> str:
     """The device that budgets are about, and whether there is one at all."""
-    text = ", ".join(f"{key} {value}" for key, value in config.platform.items())
+    text = ", ".join(f"{key} {value}" for key, value in config.platform.items()) or "by hardware/models.json"
     return f"SIMULATED, not measured: {text}" if config.simulated else text
 
 
@@ -241,9 +242,9 @@ def show_best(summary: Summary) -> str:
     if best is None:
         unmet = summary.counts["completed"] > 0 and summary.config.constraints
         return "no completed job is known to meet the constraints" if unmet else "none yet"
-    metrics = [f"{name} {show_metric(name, best.constrained_value(name))}" for name in summary.config.constraints]
     value = f"{summary.config.optimize} {show_number(best.objective)}"
-    return f"job {best.job.job_id}: {', '.join([value, *metrics])}  ({show_params(best.job.params)})"
+    hardware = show_hardware(best, summary.config.constraints)
+    return f"job {best.job.job_id}: {value}{hardware}  ({show_params(best.job.params)})"
 
 
 def show_preferred(preferred: Recommendation | None, optimize: str) -> str:
@@ -269,6 +270,12 @@ def show_trial(trial: Trial) -> str:
     """A trial in a block of lines: its id, its metrics, its params."""
     lines = [f"job {trial.job_id}"]
     lines += [f"  {name:<20} {show_metric(name, value)}" for name, value in trial.metrics.items()]
+    unmeasured = {**trial.job.predictions, **trial.hindsight}
+    lines += [
+        f"  {name:<20} {show_metric(name, value)} predicted"
+        for name, value in unmeasured.items()
+        if trial.metrics.get(name) is None
+    ]
     return "\n".join([*lines, *_params_lines(trial.params)])
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import math
 import os
 import selectors
@@ -29,7 +28,7 @@ from typing import Any
 
 from hyperpower_runner import processes
 from hyperpower_runner.errors import printable, shortened
-from hyperpower_runner.job_files import JobFiles, as_number, read_json, read_json_lines, write_json
+from hyperpower_runner.job_files import JobFiles, as_number, last_object, read_json, read_json_lines, write_json
 from hyperpower_runner.stopping import CONTINUE, CurvePoint, Decision, StoppingRule, decide
 from hyperpower_runner.trial import Job, Result, Status
 
@@ -97,12 +96,7 @@ class Worker:
 
     def _start(self) -> subprocess.Popen[bytes]:
         path = self.files.job.resolve()
-        # A plain "python" is the one that runs this package, also where its environment was not activated.
-        search_path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-        environment = {**os.environ, "PATH": search_path, "HYPERPOWER_JOB": str(path)}
-        if self.job.threads:
-            environment.setdefault("OMP_NUM_THREADS", str(self.job.threads))
-        environment.update(self.job.env)
+        environment = processes.script_environment(str(path), self.job.threads, self.job.env)
         return subprocess.Popen(
             [*self.job.command, str(path)],
             cwd=self.root,
@@ -204,16 +198,16 @@ class Worker:
         return copied
 
     def _with_measurement(self, result: Result) -> Result:
-        """Have the trained network's power and memory measured; what the script itself reported of them stands.
+        """Have the trained network's power and memory measured; what the script itself reported of them is kept aside.
 
         Until then the result is kept aside, so that a worker that is killed meanwhile loses no training.
         """
         write_json(self.files.trained, {"id": self.job.job_id, **result.to_json()})
         content = self._measure()
         measured = {name: as_number(value) for name, value in content.pop("metrics", {}).items()}
-        told = {name: value for name, value in result.metrics.items() if value is not None}
-        extra = {**result.extra, "measurement": content}
-        return replace(result, metrics={**result.metrics, **measured, **told}, extra=extra, ended_s=time.time())
+        told = {name: value for name, value in result.metrics.items() if name in measured}
+        extra = {**result.extra, "measurement": {**content, "reported": told} if told else content}
+        return replace(result, metrics={**result.metrics, **measured}, extra=extra, ended_s=time.time())
 
     def _measure(self) -> dict[str, Any]:
         """What `hardware.measuring` says of this job, or the reason why it says nothing."""
@@ -239,12 +233,8 @@ class Worker:
                         continue
                     self._end_group(measuring, signal.SIGTERM if deadline > now or not told else signal.SIGKILL)
                     told, deadline = told or f"it took longer than {LONGEST_MEASUREMENT_S:g} s", now + TERM_GRACE_S
-        lines = [line for line in stdout.splitlines() if line.strip()]  # features(params) may print, too
-        try:
-            content = json.loads(lines[-1]) if lines else None
-        except (ValueError, RecursionError):
-            content = None
-        if isinstance(content, dict) and isinstance(content.get("metrics", {}), dict) and not told:
+        content = last_object(stdout)  # what stands before it, features(params) printed
+        if content is not None and isinstance(content.get("metrics", {}), dict) and not told:
             return content
         return {"reason": told or f"measuring ended with exit code {measuring.returncode}; see output.log"}
 
@@ -302,11 +292,8 @@ def read_metrics(
     if not lines:
         complaint = f'it printed nothing; its last line of stdout must be a JSON object such as {{"{wanted}": 0.1}}'
         return dict(measured), {}, complaint
-    try:
-        content = json.loads(lines[-1])
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
+    content = last_object(stdout)
+    if content is None:
         shown = lines[-1][:80].decode("utf-8", errors="replace")
         complaint = f'the last line of its stdout is not a JSON object such as {{"{wanted}": 0.1}}, but "{shown}"'
         return dict(measured), {}, complaint

@@ -424,7 +424,7 @@ def test_best_shows_what_the_surrogate_prefers_beside_the_best_job(
         "job_id": None,
         "converged": True,
     }  # fmt: skip
-    assert asked == [experiment.read_history()]
+    assert [trial.job for trial in asked[0]] == [trial.job for trial in experiment.read_history()]
     best, preferred = shown_best(tmp_path, capsys).split("\n\n")
     assert best.splitlines()[0] == f"job {content['job_id']}"
     assert preferred.startswith("The posterior mean of the surrogate")

@@ -15,7 +15,7 @@ PACKAGE = Path(hyperpower_runner.__file__).parent
 
 # A module imports only from rows above its own.
 ROWS = [
-    {"errors"},
+    {"errors", "version"},
     {
         "expression",
         "stopping",

@@ -211,10 +211,11 @@ def recalibrated_by_hand(
         if predicted > BOUND or predicted * margin < 0.8 * BOUND:
             continue
         level += 0.05 * confidence if measured > BOUND else -0.05 * (1 - confidence)
-        level = min(max(level, 0.5), 1.0)
+        level = max(level, 0.5)
         known.append(measured / predicted)
         enough = len(known) >= (len(known) + 1) * level - 1e-9
-        margin = by_hand(known, level) if enough else max(known)
+        largest, middle = max(known), sorted(known)[len(known) // 2]
+        margin = by_hand(known, level) if enough else largest * (largest / middle) ** max(0, (level - 1) / 0.05)
     return margin
 
 
@@ -359,11 +360,14 @@ def test_hindsight_changes_no_prediction_that_a_job_was_chosen_by() -> None:
     assert job.predictions == {"power_w": 60.0}
     config = before.config
     doubled = HardwareModels(config.space, {"power_w": LinearModel({"n": 2.0})})
-    after = Search(config, models=doubled, history=before.history)
+    assert Search(config, models=doubled, history=before.history).best() is None  # the models at hand judge
+    after = Search(
+        {"variables": VARIABLES, "constraints": {"power_w": 2 * BOUND}}, models=doubled, history=before.history
+    )
     best = after.best()
     assert best is not None
     assert best.job.predictions == {"power_w": 60.0}
-    assert best.hindsight == {}
+    assert best.hindsight == {"power_w": 120.0}
 
 
 def test_only_what_was_predicted_before_a_job_ran_counts_as_a_predicted_violation() -> None:

@@ -220,6 +220,28 @@ def test_inference_runs_its_step_for_so_long(script: Path) -> None:
     assert metrics.keys() == {"steps", "duration_s", "framework"}
 
 
+def test_the_steps_of_the_warm_up_come_before_the_window(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import time\nfrom hyperpower_runner import objective\n"
+        "objective.run(lambda job: 1 / 0, lambda job: lambda: time.sleep(0.02))\n"
+    )
+    content = {
+        "id": 1,
+        "params": {},
+        "seed": 0,
+        "task": "profile",
+        "seconds": 0.3,
+        "window_s": 0.2,
+        "warm_up_steps": 15,
+    }
+    (tmp_path / "job.json").write_text(json.dumps(content))
+    metrics = delivered(run_python(script, str(tmp_path / "job.json")))
+    assert 1 <= metrics["steps"] <= 11  # of 0.02 s in 0.2 s, although 15 came before
+    assert metrics["duration_s"] == pytest.approx(0.2, abs=0.1)
+    assert 0.02 <= metrics["duration_s"] / metrics["steps"] < 0.04
+
+
 def test_a_script_without_an_inference_step_says_so(tmp_path: Path) -> None:
     script = write_script(tmp_path, "return 1")
     assert "no inference step" in refusal(run_python(script, "rate=1", "--inference", "0.01"))

@@ -729,3 +729,34 @@ def test_jobs_that_ran_before_there_were_models_are_judged_by_them(tmp_path: Pat
     status = asked_for_json("status", tmp_path)
     assert status["best"]["job_id"] == expected
     assert status["violations"] == {"predicted": 0, "measured": 0}
+
+
+def test_models_of_another_device_are_refused_before_anything_runs(pipeline: Pipeline, tmp_path: Path) -> None:
+    experiment = simulated_experiment(tmp_path)
+    shutil.copytree(pipeline.experiment.models_file.parent, experiment.models_file.parent)
+    content = json.loads(experiment.models_file.read_text())
+    content["platform"]["name"] = "another card"
+    experiment.models_file.write_text(json.dumps(content))
+    for command in ("validate", "run"):
+        sentence = answered(command, tmp_path, code=1).stderr.splitlines()[-1]  # the script prints, too
+        assert "its models are of another device (name simulated GTX 1070 instead of another card)" in sentence
+    assert not experiment.jobs.exists()
+
+
+def test_a_meter_that_a_budget_depends_on_and_that_is_not_there_ends_the_search_before_it_begins(
+    tmp_path: Path,
+) -> None:
+    experiment = simulated_experiment(tmp_path, platform={"meter": "jetson"}, constraints={"power_w": 10})
+    for command in ("validate", "run"):
+        assert "constraints.power_w depends on it" in sentence_of(command, tmp_path)
+    assert not experiment.jobs.exists()
+
+
+@pytest.mark.parametrize("command", ["status", "validate"])
+def test_simulated_models_say_so_also_where_the_config_names_no_platform(
+    pipeline: Pipeline, tmp_path: Path, command: str
+) -> None:
+    experiment = simulated_experiment(tmp_path, platform={})
+    shutil.copytree(pipeline.experiment.models_file.parent, experiment.models_file.parent)
+    assert "SIMULATED" in answered(command, tmp_path).stdout
+    assert asked_for_json(command, tmp_path)["simulated"] is True

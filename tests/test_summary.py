@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperpower_runner.config import parse
-from hyperpower_runner.summary import Summary, best_json, elapsed_s, preferred_json, violations
+from hyperpower_runner.summary import Summary, best_json, elapsed_s, preferred_json, unmeasured, violations
 from hyperpower_runner.trial import History, Job, Recommendation, Result, Status, Trial
 
 BUDGETS = {"power_w": 85.0, "memory_bytes": 1e9}
@@ -157,3 +157,13 @@ def test_preferred_json_keeps_its_contract() -> None:
         "converged": True,
     }
     assert preferred_json(None) is None
+
+
+def test_jobs_that_nobody_measured_are_counted() -> None:
+    jobs = [
+        Trial(Job(1, {}, 0), Result(Status.COMPLETED, {"error": 0.1, "power_w": 70.0})),
+        Trial(Job(2, {}, 0, predictions={"power_w": 70.0}), Result(Status.COMPLETED, {"error": 0.1})),
+        Trial(Job(3, {}, 0), Result(Status.TERMINATED, {"error": 0.9})),
+    ]
+    assert unmeasured(jobs, {"power_w": 85.0}) == 1
+    assert unmeasured(jobs, {}) == 0

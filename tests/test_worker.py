@@ -381,12 +381,15 @@ def test_the_network_of_a_completed_job_is_measured_on_its_platform(tmp_path: Pa
     assert read_json(files.result) == {"schema": 1, "id": 1, **result.to_json()}
 
 
-def test_what_a_script_reports_itself_stands_against_the_measurement(tmp_path: Path) -> None:
+def test_the_measurement_stands_against_what_a_script_reports_which_is_kept(tmp_path: Path) -> None:
     script = COUNTED.replace(
         '{"error": 0.25}', '{"error": 0.25, "power_w": 12.5, "memory_bytes": None, "note": "mine"}'
     )
     result = run_worker(make_measured_job(tmp_path, script, SIMULATED))
-    assert result.metrics["power_w"] == 12.5
+    assert result.metrics["power_w"] == pytest.approx(
+        true_values("simulated-gtx1070", {"parameters": 1e6, "macs": 4e6, "activations": 2e4})["power_w"], rel=0.05
+    )
+    assert measurement(result)["reported"] == {"power_w": 12.5, "memory_bytes": None}
     assert (result.metrics["memory_bytes"] or 0) > 1e8  # it said that it does not know
     assert result.extra["note"] == "mine"
     assert measurement(result)["platform"]["simulated"] is True

@@ -12,13 +12,11 @@ by the last line of its stdout, one JSON object, what it did: "steps" and "durat
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -31,7 +29,7 @@ from hyperpower_runner.hardware import measurement
 from hyperpower_runner.hardware.meters import Meter
 from hyperpower_runner.hardware.platforms import METERS
 from hyperpower_runner.hardware.traces import Sample, Trace
-from hyperpower_runner.job_files import JobFiles, as_number, write_json
+from hyperpower_runner.job_files import JobFiles, as_number, last_object, write_json
 from hyperpower_runner.trial import PROFILE, Job
 
 SET_UP_S = 120.0  # to import a framework, build a network and warm up a slow one, beside the seconds asked for
@@ -150,11 +148,7 @@ class DeviceBench:
     def _start(self, job: Job, files: JobFiles, log: IO[bytes]) -> subprocess.Popen[bytes]:
         """Start the script as the worker starts a training; it does not outlive this process."""
         path = files.job.resolve()
-        search_path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-        environment = {**os.environ, "PATH": search_path, "HYPERPOWER_JOB": str(path), **self._env}
-        if job.threads:
-            environment.setdefault("OMP_NUM_THREADS", str(job.threads))
-        environment.update(job.env)
+        environment = processes.script_environment(str(path), job.threads, {**self._env, **job.env})
         try:
             return subprocess.Popen(
                 [*job.command, str(path)],
@@ -243,7 +237,7 @@ def _trace(run: _Run, seconds: float) -> Trace:
 
     The inference ends when the script prints what it did, since to end itself takes a framework a while.
     """
-    said = _last_object(run.tail)
+    said = last_object(run.tail)
     end_s = run.ended_s if said is None else min(run.spoke_s, run.ended_s)
     begin_s = run.begun_s if run.begun_s is not None else max(run.started_s, end_s - seconds)
     reported: dict[str, float] = {}
@@ -263,15 +257,6 @@ def _trace(run: _Run, seconds: float) -> Trace:
     steps, duration_s = reported.pop("steps", 0.0), reported.pop("duration_s", 0.0)
     step_s = duration_s / steps if steps > 0 and duration_s > 0 else None
     return Trace(tuple(run.samples), begin_s, end_s, step_s, reported, provenance, frozenset(said or ()))
-
-
-def _last_object(stdout: bytes) -> dict[str, Any] | None:
-    lines = [line for line in stdout.splitlines() if line.strip()]
-    try:
-        content = json.loads(lines[-1]) if lines else None
-    except (ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def _kill_group(script: subprocess.Popen[bytes]) -> None:

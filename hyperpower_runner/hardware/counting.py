@@ -27,7 +27,7 @@ def count_network(build: Callable[[], Any], input_shape: Sequence[int]) -> dict[
 
     parameters  numbers that are learned, shared ones once
     macs        multiply-accumulates of convolutions and matrix products, also of those that are no layers
-    activations elements that leaf layers write; functions such as torch.relu are not seen
+    activations elements that leaf layers write, in place none; functions such as torch.relu are not seen
     conv_layers, linear_layers, pool_layers   how often a layer of the kind is run
 
     Raises ModelsError where torch is missing and where the network cannot be built or run on the meta device.
@@ -45,7 +45,7 @@ def count_network(build: Callable[[], Any], input_shape: Sequence[int]) -> dict[
         kind = type(layer).__name__
         for count, part in LAYERS.items():
             counts[count] += part in kind
-        if not any(part in kind for part in WRITING_NOTHING):
+        if not any(part in kind for part in WRITING_NOTHING) and not getattr(layer, "inplace", False):
             counts["activations"] += _elements(output, torch.Tensor)
 
     try:

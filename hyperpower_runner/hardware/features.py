@@ -60,8 +60,7 @@ class Features:
         """
         if space is not self._space:
             self._space, self._takes_arrays, self._remembered = space, None, {}
-        structural = [index for index, variable in enumerate(space.by_dimension) if variable.structural]
-        keys = np.ascontiguousarray(values[:, structural])
+        keys = space.structures(values)
         if self._takes_arrays is None:
             self._takes_arrays = self._compare(space, values, keys)
         columns = self._at_once(space, values) if self._takes_arrays else None
@@ -82,6 +81,7 @@ class Features:
         else:
             return None
         sample = values[list(different.values())]
+        self._check_structural(space, sample)
         singly = self._one_by_one(space, sample, keys[list(different.values())])
         together = self._at_once(space, sample)
         return (
@@ -89,6 +89,20 @@ class Features:
             and together.keys() == singly.keys()
             and all(np.allclose(together[name], column, rtol=1e-12, atol=0) for name, column in singly.items())
         )
+
+    def _check_structural(self, space: Space, sample: Array) -> None:
+        """Refuse features that differ between points of the same structure."""
+        others = [index for index, variable in enumerate(space.by_dimension) if not variable.structural]
+        for index in others:
+            point = sample[0].copy()
+            point[index] = next((value for value in sample[1:, index] if value != point[index]), point[index])
+            before, after = self._point(space, sample[0]), self._point(space, point)
+            if before != after:
+                name = next(name for name in before if after.get(name) != before[name])
+                raise ModelsError(
+                    f'{self.script}: features(params) gives a "{name}" that depends on "{space.names[index]}", which is'
+                    ' not structural; set "structural": true for that variable in config.json'
+                )
 
     def _at_once(self, space: Space, values: Array) -> dict[str, Array] | None:
         """Call the hook with arrays; None where it cannot answer that."""

@@ -163,10 +163,10 @@ def _check(values: Array, features: Mapping[str, Array], outcomes: Array, where:
 
 def _structures(space: Space, values: Array) -> Groups:
     """A number 0, 1, ... for each different structure: shape (n,)."""
-    structural = [index for index, variable in enumerate(space.by_dimension) if variable.structural]
-    if not structural:
+    structures = space.structures(values)
+    if not structures.size:
         return np.zeros(len(values), dtype=np.intp)
-    return np.unique(values[:, structural], axis=0, return_inverse=True)[1].reshape(-1)
+    return np.unique(structures, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 # --- the columns of each form

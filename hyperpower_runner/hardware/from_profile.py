@@ -15,7 +15,8 @@ from hyperpower_runner.errors import ModelsError, ProfileError, did_you_mean
 from hyperpower_runner.hardware.features import Features
 from hyperpower_runner.hardware.fitting import fit_metric
 from hyperpower_runner.hardware.models import FORMS, HardwareModels, LinearModel
-from hyperpower_runner.hardware.profile import PLATFORM_KEYS, Point, Profile, as_arrays, shown
+from hyperpower_runner.hardware.platforms import IDENTITY
+from hyperpower_runner.hardware.profile import DRIFT, Point, Profile, as_arrays, shown
 
 FOLDS = 10  # of the cross-validation (3.3), and the fewest structures that it takes
 FIT = 5  # second word of the seed of the folds
@@ -84,6 +85,9 @@ def _points(profile: Profile, where: str, note: Callable[[str], None]) -> list[P
         note(
             f"{len(profile.measured) - len(sound)} structures are passed over: every window of them was to be discarded"
         )
+    drifted = sum(DRIFT in point.flags for point in sound)
+    if drifted:
+        note(f"{drifted} structures were measured while the device drifted, and count all the same")
     if len(sound) < FOLDS:
         raise ProfileError(
             f"{where}: {len(sound)} structures were measured, but {FOLDS}-fold cross-validation takes {FOLDS} or more;"
@@ -103,10 +107,11 @@ def _check_forms(forms: Mapping[str, str], metrics: Mapping[str, Any]) -> None:
 
 
 def _identity(platform: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: platform[key] for key in PLATFORM_KEYS if platform.get(key) is not None}
+    return {key: platform[key] for key in IDENTITY if platform.get(key) is not None}
 
 
 def _platform(points: Sequence[Point]) -> dict[str, Any]:
-    """What all points say of the platform alike."""
+    """What all points say of the platform alike, and whether some were measured in short windows."""
     first, *others = (point.platform for point in points)
-    return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+    shared = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+    return {**shared, "quick": True} if any(point.quick for point in points) else shared

@@ -1,12 +1,12 @@
 """How far below a budget a prediction must lie, so that what is measured stays within it as often as asked.
 
-Split conformal prediction: with the out-of-fold ratios r = measured / predicted of n profiled structures, q is the
-ceil((n + 1) c)-th smallest, and a structure drawn like them measures at most q times its prediction with a probability
-of at least c. Points that an optimiser picks at the border of a budget are not drawn like them: it prefers those whose
-prediction is too low. So the margin can be recalibrated by what jobs measured near the budget: adaptive conformal
-inference (Gibbs and Candes 2021, arXiv 2106.00170) asks for more than c after each violation and for a little less
-after each job that kept within, and the jobs' own ratios join the structures'. Its long-run frequency of violations is
-1 - c whatever the points are drawn from.
+As in cross-conformal prediction: with the out-of-fold ratios r = measured / predicted of n profiled structures, q is
+the ceil((n + 1) c)-th smallest, and structures drawn like them measure at most q times their prediction about as
+often as c. Points that an optimiser picks at the border of a budget are not drawn like them: it prefers those of
+which too little is predicted. So the margin can be recalibrated by what jobs measured near the budget: adaptive
+conformal inference (Gibbs and Candes 2021, arXiv 2106.00170) asks for more than c after each violation and for a
+little less after each job that kept within, and the jobs' own ratios join the structures'. Where more is asked for
+than any ratio shows, the largest is widened further, so that also a device that drifts is followed.
 
 Pure: ratios and outcomes in, factors out. It does not know where they come from.
 """
@@ -39,18 +39,23 @@ def recalibrated(
 
     outcomes: what was predicted and what was measured of each, in their order. Those that the margin then in force put
         far below the bound say nothing of its border, and those predicted above it were not accepted: they are passed
-        over. Where more is asked for than the ratios can tell, the largest finite one counts.
+        over.
     """
     asked, known = confidence, sorted(ratios)
-    margin = _finite(known, confidence)
+    margin = _widened(known, confidence)
     for predicted, measured in outcomes:
         if predicted <= bound <= margin * predicted / NEAR:
-            asked = min(max(asked + RATE * ((measured > bound) - (1 - confidence)), 0.5), 1.0)
+            asked = max(asked + RATE * ((measured > bound) - (1 - confidence)), 0.5)
             bisect.insort(known, measured / predicted)
-            margin = _finite(known, asked)
+            margin = _widened(known, asked)
     return margin
 
 
-def _finite(ratios: Sequence[float], confidence: float) -> float:
-    margin = quantile(ratios, confidence)
-    return margin if math.isfinite(margin) else max((ratio for ratio in ratios if math.isfinite(ratio)), default=1.0)
+def _widened(ratios: Sequence[float], asked: float) -> float:
+    """The quantile; beyond the largest ratio, that and its distance from the median again for each `RATE` above 1."""
+    margin = quantile(ratios, min(asked, 1.0))
+    if math.isfinite(margin):
+        return margin
+    finite = [ratio for ratio in ratios if math.isfinite(ratio)] or [1.0]
+    widening: float = (finite[-1] / finite[len(finite) // 2]) ** max(0.0, (asked - 1) / RATE)
+    return finite[-1] * widening

@@ -23,7 +23,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
-from statistics import StatisticsError, fmean, linear_regression, median, stdev
+from statistics import StatisticsError, fmean, linear_regression, median, stdev, variance
 from typing import Any
 
 from hyperpower_runner.hardware.traces import Sample, Trace
@@ -31,13 +31,14 @@ from hyperpower_runner.hardware.traces import Sample, Trace
 NOTED = frozenset({"estimators-differ", "no-power"})
 DECISIVE = ("power_w", "memory_bytes", "latency_s")  # the first that is known is repeated until it is precise
 CONFIDENCE = 0.95
+BEYOND_NOISE = 2.0  # standard errors by which a change exceeds what noisy samples show of themselves
 COMPLETE = 0.9  # of window_s: when a run has begun is seen a sample late
 LONGEST_GAP_PERIODS = 5
 LONGEST_GAP_SHARE = 0.1  # of the window
 
 OF_WINDOW = ("power_by_energy_w", "power_by_samples_w", "clock_mhz", "temperature_c")
 
-Points = list[tuple[float, float]]  # time in s, power in W
+Curve = list[tuple[float, float]]  # time in s, power in W
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Protocol:
     idle_s, idle_every: for how long, and every how many configurations, the idle device is measured.
     reference_every: after how many configurations a reference network shows drift.
     repeats, most_repeats, half_width: repeat until the relative 95 % half-width is that small.
-    agreement, settled, slope, clock: relative limits of the flags above.
+    agreement, settled, slope, clock: relative limits of the flags above; drift: that of the reference network.
     most_redos: how often a window to discard is measured again before it is kept with its flags.
     quick: true for a time-boxed protocol, whose numbers are worth less.
     """
@@ -69,6 +70,7 @@ class Protocol:
     settled: float = 0.01
     slope: float = 0.02
     clock: float = 0.02
+    drift: float = 0.02
     most_redos: int = 2
     quick: bool = False
 
@@ -137,9 +139,6 @@ class Estimate:
     half_widths: dict[str, float | None] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "flags": list(self.flags)}
 
 
 def assess(trace: Trace, protocol: Protocol, measures: Collection[str] = ("power_w",)) -> Window:
@@ -274,7 +273,7 @@ def _differ(value: float, reference: float, relative: float) -> bool:
     return abs(value - reference) > relative * abs(reference)
 
 
-def _power_samples(samples: Sequence[Sample]) -> Points:
+def _power_samples(samples: Sequence[Sample]) -> Curve:
     return [(sample.time_s, sample.power_w) for sample in samples if sample.power_w is not None]
 
 
@@ -289,15 +288,18 @@ def _ticks(samples: Sequence[Sample]) -> list[tuple[float, float]]:
 
 
 def _power_by_energy(run: Sequence[Sample], start_s: float) -> float | None:
-    """Estimator 1: the difference of the energy counter from the first tick of the window to its last."""
+    """Estimator 1: the rise of the energy counter from tick to tick of the window.
+
+    Each tick is seen up to one sample late, so the least-squares line through all of them is several times as exact as
+    the difference between the first and the last; where the power is linear in time, both have its mean.
+    """
     ticks = [tick for tick in _ticks(run) if tick[0] >= start_s]
-    if len(ticks) < 2:
+    if len(ticks) < 2 or ticks[-1][0] <= ticks[0][0]:
         return None
-    (first_s, first_j), (last_s, last_j) = ticks[0], ticks[-1]
-    return (last_j - first_j) / (last_s - first_s) if last_s > first_s else None
+    return linear_regression([time_s for time_s, _ in ticks], [energy_j for _, energy_j in ticks]).slope
 
 
-def _mean_power(points: Points) -> float | None:
+def _mean_power(points: Curve) -> float | None:
     """Estimator 2: the mean over time by the trapezoidal rule, so that samples taken late weigh no less."""
     if not points:
         return None
@@ -307,7 +309,7 @@ def _mean_power(points: Points) -> float | None:
     return math.fsum((t1 - t0) * (p0 + p1) / 2 for (t0, p0), (t1, p1) in pairwise(points)) / duration_s
 
 
-def _power_points(samples: Sequence[Sample]) -> Points:
+def _power_points(samples: Sequence[Sample]) -> Curve:
     """Power over time: its samples, or, where there are none, from tick to tick of the energy counter."""
     points = _power_samples(samples)
     if points:
@@ -320,9 +322,12 @@ def _is_unsettled(run: Sequence[Sample], begin_s: float, start_s: float, settled
     """Compare the last second of the warm-up with the one before; in a shorter warm-up, its halves."""
     span_s = min(1.0, (start_s - begin_s) / 2)
     points = _power_points(run)
-    last = _mean(power for time_s, power in points if start_s - span_s <= time_s < start_s)
-    before = _mean(power for time_s, power in points if start_s - 2 * span_s <= time_s < start_s - span_s)
-    return last is not None and before is not None and _differ(last, before, settled)
+    last = [power for time_s, power in points if start_s - span_s <= time_s < start_s]
+    before = [power for time_s, power in points if start_s - 2 * span_s <= time_s < start_s - span_s]
+    if not last or not before:
+        return False
+    error = math.sqrt(sum(variance(part) / len(part) for part in (last, before) if len(part) > 1))
+    return abs(fmean(last) - fmean(before)) > max(settled * abs(fmean(before)), BEYOND_NOISE * error)
 
 
 def _has_gap(inside: Sequence[Sample], start_s: float, end_s: float, patience_s: float) -> bool:
@@ -347,10 +352,15 @@ def _counter_flags(inside: Sequence[Sample], patience_s: float) -> list[str]:
     return [*flags, "counter-stood-still"] if stood_still else flags
 
 
-def _slopes(points: Points, start_s: float, end_s: float, slope: float) -> bool:
+def _slopes(points: Curve, start_s: float, end_s: float, slope: float) -> bool:
     """Whether the least-squares line through the power changes by more than `slope` of its mean over the window."""
     try:
         line = linear_regression([time_s for time_s, _ in points], [power for _, power in points])
     except StatisticsError:  # fewer than two points, or all at one time
         return False
-    return abs(line.slope) * (end_s - start_s) > slope * abs(fmean(power for _, power in points))
+    residuals = [power - line.slope * time_s - line.intercept for time_s, power in points]
+    middle_s = fmean(time_s for time_s, _ in points)
+    spread = math.fsum((time_s - middle_s) ** 2 for time_s, _ in points)
+    error = math.sqrt(math.fsum(r * r for r in residuals) / max(1, len(points) - 2) / spread)
+    least = max(slope * abs(fmean(power for _, power in points)) / (end_s - start_s), BEYOND_NOISE * error)
+    return abs(line.slope) > least

@@ -29,6 +29,7 @@ from hyperpower_runner.errors import ModelsError, did_you_mean, shortened
 from hyperpower_runner.hardware import validation
 from hyperpower_runner.hardware.features import NAME, Features
 from hyperpower_runner.hardware.margins import needed, quantile
+from hyperpower_runner.hardware.platforms import IDENTITY
 from hyperpower_runner.hardware.terms import (
     Factor,
     factors_of,
@@ -42,7 +43,6 @@ from hyperpower_runner.space import Array, Space
 
 # From the simplest on: Eq. 1-2; with an intercept and texts; in computed features; the last two in products of all.
 FORMS = ("paper", "linear", "computed", "log-quadratic", "polynomial")
-PLATFORM = ("meter", "name", "batch-size", "dtype", "device")  # what measurements depend on
 SLACK = 0.05  # of the width of a training range
 NOTHING: Mapping[str, Array] = {}
 
@@ -112,7 +112,7 @@ class LinearModel:
     def margin(self, confidence: float, where: str = "this model") -> float:
         """The factor q with which a structure like the profiled ones measures at most q * prediction so often.
 
-        That is the ceil((n + 1) * confidence)-th smallest of the n ratios (split conformal prediction). Raises
+        That is the ceil((n + 1) * confidence)-th smallest of the n out-of-fold ratios (see `margins`). Raises
         ModelsError, naming `where`, where they are too few for it.
         """
         if not 0 < confidence < 1:
@@ -254,7 +254,7 @@ def from_json(
     measured_on = content.get("platform") or {}
     if not isinstance(measured_on, dict):
         raise ModelsError(f'{where}: "platform" is {shortened(repr(measured_on))}, but must be an object')
-    for key in PLATFORM:
+    for key in IDENTITY:
         fitted, wanted = measured_on.get(key), platform.get(key)
         if None not in (fitted, wanted) and fitted != wanted:
             raise ModelsError(

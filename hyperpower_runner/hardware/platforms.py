@@ -10,7 +10,7 @@ from typing import Any
 
 POWER, MEMORY = "power_w", "memory_bytes"
 SIMULATED = "simulated-"  # what the names of simulated platforms begin with
-METERS = {
+METERS = {  # and what their sensors tell
     "nvml": frozenset({POWER, MEMORY}),
     "rapl": frozenset({POWER, MEMORY}),
     "jetson": frozenset({POWER}),
@@ -19,13 +19,26 @@ METERS = {
     "simulated-gtx1070": frozenset({POWER, MEMORY}),
     "simulated-tegra-tx1": frozenset({POWER}),
 }
+IDENTITY = ("meter", "name", "batch-size", "dtype", "framework")  # what a measurement, and so a model, belongs to
 OWN_KEYS = {"rail": "jetson", "trace": "replay"}  # keys of "platform" that only one meter has
 SHARED = ("rapl", "jetson")  # their power is that of all jobs on the machine
 
 
 def measured_by(platform: Mapping[str, Any]) -> frozenset[str]:
-    """Which metrics the meter that "platform" of config.json names can measure; none where it names no known one."""
-    return METERS.get(str(platform.get("meter")), frozenset())
+    """Which metrics a measurement on "platform" of config.json can give; none where it names no known meter."""
+    sensed = METERS.get(str(platform.get("meter")))
+    if sensed is None:
+        return frozenset()
+    return sensed | ({"latency_s", "energy_j"} if POWER in sensed else {"latency_s"})
+
+
+def disagreement(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """What of a platform is not what a model belongs to, in one clause; "" where nothing is.
+
+    What one of the two does not say is not compared.
+    """
+    said = [key for key in IDENTITY if None not in (found.get(key), expected.get(key))]
+    return ", ".join(f"{key} {found[key]} instead of {expected[key]}" for key in said if found[key] != expected[key])
 
 
 def is_simulated(platform: Mapping[str, Any]) -> bool:

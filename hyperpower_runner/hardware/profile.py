@@ -20,13 +20,15 @@ import numpy as np
 
 from hyperpower_runner.errors import ParamsError, ProfileError, shortened
 from hyperpower_runner.hardware.measurement import Estimate, Protocol, Window, summarise
+from hyperpower_runner.hardware.platforms import IDENTITY
 from hyperpower_runner.job_files import SCHEMA, append_json_line, as_number
 from hyperpower_runner.space import Array, Space
 from hyperpower_runner.trial import Params
+from hyperpower_runner.version import __version__
 
 DRIFT = "drift"  # flags a point that was measured while the reference network drew more or less than at first
+MOST_COMPLAINTS = 3  # of lines; more are counted
 LARGEST_ID = 10**7
-PLATFORM_KEYS = ("meter", "name", "batch-size", "dtype", "framework")  # a model belongs to these
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Profile:
 
     def on(self, platform: Mapping[str, Any]) -> Profile:
         """The points measured on a platform, as config.json names it; the others become a complaint."""
-        wanted = {key: platform[key] for key in PLATFORM_KEYS if key in platform}
+        wanted = {key: platform[key] for key in IDENTITY if key in platform}
 
         def fits(found: Mapping[str, Any]) -> bool:
             return all(found.get(key) == value for key, value in wanted.items())
@@ -136,7 +138,9 @@ class Profile:
 
 
 def append_point(path: Path, point: Point, protocol: Protocol, time_s: float) -> None:
-    append_json_line(path, {**point.to_json(protocol), "time_s": time_s})
+    """Write down all that is known of a point, with the protocol of its last window and this version."""
+    content = {**point.to_json(protocol), "protocol": protocol.to_json(), "version": __version__, "time_s": time_s}
+    append_json_line(path, content)
 
 
 def append_event(path: Path, kind: str, content: Mapping[str, Any]) -> None:
@@ -180,6 +184,8 @@ def read_profile(path: Path, space: Space) -> Profile:
             points[found.point_id] = found
         elif found is not None:
             references.append(found)
+    if len(complaints) > MOST_COMPLAINTS:
+        complaints[1:] = [f"{path}: {len(complaints) - 1} more lines are passed over likewise"]
     return Profile(tuple(points[key] for key in sorted(points)), tuple(complaints), tuple(references))
 
 
@@ -217,13 +223,6 @@ def as_arrays(points: Iterable[Point], space: Space, protocol: Protocol) -> tupl
         return np.array([np.nan if mean.get(name) is None else mean[name] for mean in means], dtype=np.float64)
 
     return values, {name: column(name) for name in names}
-
-
-def disagreement(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-    """What of a platform is not what a model belongs to, in one clause; "" where nothing is."""
-    different = [key for key in PLATFORM_KEYS if None not in (found.get(key), expected.get(key))]
-    different = [key for key in different if found[key] != expected[key]]
-    return ", ".join(f"{key} {found[key]} instead of {expected[key]}" for key in different)
 
 
 def shown(platform: Mapping[str, Any]) -> str:

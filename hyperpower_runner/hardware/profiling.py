@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from typing import Any
 from typing import Protocol as Interface
 
@@ -28,14 +28,15 @@ from hyperpower_runner.config import ExperimentConfig
 from hyperpower_runner.errors import InfeasibleError, InferenceError, ProfileError
 from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.hardware.bench import Bench, inference_job
+from hyperpower_runner.hardware.from_profile import FOLDS
 from hyperpower_runner.hardware.measurement import Protocol, Window, assess, enough, idle_power
+from hyperpower_runner.hardware.platforms import disagreement
 from hyperpower_runner.hardware.profile import (
     DRIFT,
     Point,
     Profile,
     append_event,
     append_point,
-    disagreement,
     read_profile,
 )
 from hyperpower_runner.hardware.traces import Trace
@@ -44,6 +45,7 @@ from hyperpower_runner.trial import Job, Params
 
 STRUCTURES, ORDER, NOISE = 2, 3, 4  # second words of seeds, so that no two draws share one
 REFERENCE = 0  # the id of the reference network among the points
+LOOKS = 5  # at the reference network: the mean of the last ones is held against that of the first
 MOST_DRAWN = 4_000_000
 MOST_REPEATED = 100_000  # draws of known structures, before there are no more
 CHUNK = 4096
@@ -103,8 +105,13 @@ class Profiler:
         for complaint in profile.complaints:
             self.observer.note(complaint)
         points = {point.point_id: point for point in self._structures()}
+        if len(points) < FOLDS:
+            raise ProfileError(
+                f"the space has {len(points)} feasible structures, but models are fitted to {FOLDS} or more; widen its"
+                " structural variables"
+            )
         if len(points) < self.samples:
-            self.observer.note(f"the space has {len(points)} feasible structures, so {self.samples} cannot be drawn")
+            self.observer.note(f"the space has {len(points)} feasible structures, not {self.samples}: all are measured")
         self._reference = next(iter(points.values())).params
         self._references_w = [seen.power_w for seen in profile.references if seen.params == self._reference]
         for number in range(1, self.protocol.most_repeats + 1):
@@ -170,7 +177,7 @@ class Profiler:
                 platform=platform,
                 features=features,
                 idle_power_w=self.idle_power_w,
-                flags=(DRIFT,) if self._drifted else point.flags,
+                flags=(DRIFT,) if self._drifted else () if changed else point.flags,
                 quick=self.protocol.quick,
             )
             self.observer.measured(point, window, progress)
@@ -204,17 +211,17 @@ class Profiler:
             window, platform = self._measure(REFERENCE, self._runs, self._reference)
         except InferenceError:
             return  # its own turn as a structure comes, and tells of it
-        power_w = window.metrics.get("power_w")
+        power_w = window.metrics.get("power_w") if window.usable else None
         content = {"params": self._reference, "power_w": power_w, "platform": platform, "time_s": time.time()}
         append_event(self.file, "reference", content)
         if power_w is None:
             return
         self._references_w.append(power_w)
-        usual = median(self._references_w)
-        drifted = abs(power_w - usual) > self.protocol.half_width * usual
+        first, last = (fmean(looks) for looks in (self._references_w[:LOOKS], self._references_w[-LOOKS:]))
+        drifted = abs(last - first) > self.protocol.drift * first
         if drifted and not self._drifted:
             self.observer.note(
-                f"the reference network draws {power_w:.4g} W now, {usual:.4g} W as a rule: the device drifts; points"
+                f"the reference network draws {last:.4g} W now, {first:.4g} W at first: the device drifts; points"
                 ' are flagged "drift" until it is back'
             )
         self._drifted = drifted
@@ -267,7 +274,8 @@ def measure_network(
         window = assess(trace, protocol, bench.metrics)
         if window.usable:
             break
-        warm_up_s = min(2 * warm_up_s, protocol.longest_warm_up_s)
+        last = redo + 2 > protocol.most_redos
+        warm_up_s = protocol.longest_warm_up_s if last else min(2 * warm_up_s, protocol.longest_warm_up_s)
     return window, _provenance(job, bench, trace)
 
 
@@ -295,19 +303,19 @@ def draw_structures(space: Space, count: int, seed: int) -> list[Array]:
     More of them begin with the same ones. There are fewer where the space has no more. Raises ProfileError where
     nothing is structural, InfeasibleError where nothing meets the known constraints.
     """
-    columns = structural_columns(space)
-    if not columns:
+    structural = [variable for variable in space.by_dimension if variable.structural]
+    if not structural:
         raise ProfileError(
             'no variable is structural, so all networks would be the same; set "structural": true where a variable'
             " shapes the network"
         )
-    distinct = math.prod(space.by_dimension[column].choices or math.inf for column in columns)
+    distinct = math.prod(variable.choices or math.inf for variable in structural)
     rng = np.random.default_rng([seed, STRUCTURES])
     found: dict[bytes, Array] = {}
     repeats = 0  # in a row
     for values in _allowed(space, rng):
-        for row in values:
-            key = structure_key(space, row)
+        for row, structure in zip(values, space.structures(values), strict=True):
+            key = structure.tobytes()
             repeats = repeats + 1 if key in found else 0
             found.setdefault(key, row)
             if len(found) >= min(count, distinct) or repeats >= MOST_REPEATED:
@@ -325,10 +333,6 @@ def _allowed(space: Space, rng: np.random.Generator) -> Iterator[Array]:
         yield values[space.holds(values).all(axis=0)]
 
 
-def structural_columns(space: Space) -> list[int]:
-    return [column for column, variable in enumerate(space.by_dimension) if variable.structural]
-
-
 def structure_key(space: Space, values: Array) -> bytes:
     """Equal for points, values of shape (D,), of the same structure."""
-    return np.ascontiguousarray(values[structural_columns(space)]).tobytes()
+    return space.structures(values[np.newaxis]).tobytes()

@@ -93,7 +93,7 @@ class Bayesian(ABC):
         return [*factors, *self.model_factors(fits)] if factors else []
 
     def learned(self, observations: Observations) -> dict[str, float]:
-        """The bounds that measurements must teach: those without a model, and those whose model was proved wrong.
+        """The bounds that measurements must teach: those without a model, and those whose model went wrong.
 
         That is where a job was predicted within a budget and measured above it, by more than the model was ever wrong
         about a structure left out of its fit. Lesser excesses are what it says of itself; margins answer for them.

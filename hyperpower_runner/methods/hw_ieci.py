@@ -2,8 +2,8 @@
 
 a(x) = EI(x) I[P(z) <= PB] I[M(z) <= MB]  (Eq. 3). The indicators, and those of the known constraints, are exact: only
 acceptable points are scored at all, and one that is not would score log 0. A constrained metric without a hardware
-model, or whose model a measurement has proved wrong, is learned from what jobs measured, and enters as the probability
-that its bound holds.
+model, or whose model went further wrong than its cross-validation shows, is learned from what jobs measured, and enters
+as the probability that its bound holds.
 
 The constraint-unaware counterpart is expected improvement alone.
 """

@@ -373,13 +373,13 @@ def test_a_platform_without_a_known_meter_is_refused(tmp_path: Path, platform: d
 
 
 def test_what_a_platform_can_measure_is_known_without_it(tmp_path: Path) -> None:
-    assert measured_by({"meter": "nvml"}) == {"power_w", "memory_bytes"}
-    assert measured_by({"meter": "host"}) == make_bench({"meter": "host"}, tmp_path).metrics
+    assert measured_by({"meter": "nvml"}) == {"power_w", "memory_bytes", "latency_s", "energy_j"}
+    assert measured_by({"meter": "host"}) == {*make_bench({"meter": "host"}, tmp_path).metrics, "latency_s"}
     assert measured_by({"meter": "abacus"}) == measured_by({}) == set()
     for meter in METERS:
         if meter.startswith("simulated-"):
             bench = make_bench({"meter": meter}, tmp_path, lambda params: {})
-            assert bench.metrics == measured_by({"meter": meter})
+            assert bench.metrics == measured_by({"meter": meter}) - {"latency_s", "energy_j"}
 
 
 def test_a_device_that_is_not_on_this_machine_is_an_error_not_another_device(

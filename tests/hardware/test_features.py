@@ -60,9 +60,16 @@ def test_a_script_of_arithmetic_is_called_at_once(write: Write) -> None:
         assert [columns[name][place] for name in columns] == expected
     hook = features._hook
     assert hook is not None
-    assert hook.__globals__["calls"] == [18]  # 16 singly, then the same and all at once
+    assert hook.__globals__["calls"] == [20]  # 16 singly, 2 for what is not structural, then the same and all at once
     features.columns(SPACE, values)
-    assert hook.__globals__["calls"] == [19]
+    assert hook.__globals__["calls"] == [21]
+
+
+def test_features_that_depend_on_what_is_not_structural_are_refused(write: Write) -> None:
+    other = next(variable.name for variable in SPACE.variables if not variable.structural)
+    features = write(f"def features(params):\n    return {{'parameters': params['width'] * (1 + params['{other}'])}}\n")
+    with pytest.raises(ModelsError, match=f'"parameters" that depends on "{other}".*"structural": true'):
+        features.columns(SPACE, points(100))
 
 
 @pytest.mark.parametrize(

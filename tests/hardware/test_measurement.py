@@ -264,6 +264,25 @@ def test_a_longer_warm_up_moves_the_window_not_its_length() -> None:
     assert window.flags == ()
 
 
+def test_noise_is_no_trend() -> None:
+    rng = np.random.default_rng(0)
+
+    def noisy(time_s: float) -> Sample:
+        return Sample(0.0, power_w=100 * (1 + 0.05 * rng.standard_normal()))
+
+    flags = [flag for _ in range(60) for flag in assess(trace(noisy), PROTOCOL).flags]
+    assert flags.count("unsettled") <= 12  # each is seen at two standard errors
+    assert flags.count("power-slope") <= 8
+
+
+@pytest.mark.parametrize("tick_s", [0.0973, 0.107, 0.0833])
+def test_ticks_that_are_seen_late_do_not_blur_the_energy(tick_s: float) -> None:
+    def counted(time_s: float) -> Sample:
+        return Sample(0.0, energy_j=100 * math.floor(time_s / tick_s) * tick_s)
+
+    assert assess(trace(counted), PROTOCOL).power_by_energy_w == pytest.approx(100, rel=0.003)
+
+
 def test_a_warm_up_of_a_second_is_judged_by_its_halves() -> None:
     def rising(time_s: float) -> Sample:
         return constant(100 if time_s < 110 - 2 - 0.5 else 103)
@@ -333,7 +352,7 @@ def test_usable_windows_alone_enter_while_there_are_any() -> None:
     spoiled = summarise([window(10.0, flags=("gap",)), window(10.1, flags=("gap", "power-slope"))], PROTOCOL)
     assert spoiled.metrics["power_w"] == pytest.approx(10.05)
     assert spoiled.flags == ("gap", "power-slope", "all-discarded", "imprecise")
-    assert json.loads(json.dumps(spoiled.to_json()))["counts"] == {"power_w": 2}
+    assert spoiled.counts == {"power_w": 2}
 
 
 def test_repeats_go_on_until_the_half_width_is_small() -> None:

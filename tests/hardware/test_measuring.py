@@ -303,3 +303,17 @@ def test_measured_metrics_decide_what_is_feasible(tmp_path: Path) -> None:
     assert best is not None
     assert best.job_id == min(within, key=lambda trial: trial.params["x"]).job_id
     assert driver.summary().violations == {"predicted": 0, "measured": 6 - len(within)}
+
+
+def test_where_one_window_does_not_tell_the_side_of_a_budget_more_are_made(tmp_path: Path) -> None:
+    def under(name: str, **constraints: float) -> dict[str, Any]:
+        return measured(
+            write_job(make_experiment(tmp_path / name, COUNTED, platform=SIMULATED, constraints=constraints))
+        )
+
+    first = under("unbounded")
+    power_w = first["metrics"]["power_w"]
+    near, far = under("near", power_w=1.005 * power_w), under("far", power_w=1.2 * power_w)
+    assert (first["windows"], far["windows"], near["windows"]) == (1, 1, 3)
+    assert near["half_width"]["power_w"] > 0
+    assert near["metrics"]["power_w"] == pytest.approx(power_w, rel=0.03)

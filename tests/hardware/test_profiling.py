@@ -166,7 +166,7 @@ def test_a_window_that_was_not_settled_is_measured_again_with_a_longer_warm_up(t
 
 def test_a_window_that_stays_useless_is_kept_with_its_flags(tmp_path: Path) -> None:
     bench = Formula()
-    bench.unsettled = {2.0, 4.0, 8.0}
+    bench.unsettled = {2.0, 4.0, 30.0}
     found, _ = profile(tmp_path, bench)
     assert all("all-discarded" in point.estimate(PROTOCOL).flags for point in found.points)
     line = json.loads((tmp_path / "hardware" / "profile.jsonl").read_text().splitlines()[-1])

@@ -81,9 +81,8 @@ def evaluate(job):
 def inference(job):
     """One inference step, for measuring power and memory, of which an untrained network needs as much."""
     model = prepare(job).eval()
-    batch_size = job.batch_size or BATCH_SIZE
-    job.describe(batch_size=batch_size, dtype="float32")
-    images = torch.rand(batch_size, 1, 28, 28, device=DEVICE)
+    images = torch.rand(job.batch_size or BATCH_SIZE, 1, 28, 28, device=DEVICE)
+    job.describe(batch_size=len(images), dtype="float32")
 
     def step():
         with torch.inference_mode():

@@ -46,7 +46,7 @@ def evaluate(job):
         job.report(epoch=epoch, error=error, loss=loss)  # the learning curve, for early termination and the live view
         if job.should_stop():  # diverging, or somebody asked
             break
-    return {"error": error, "memory_bytes": sum(weight.nbytes for weight in weights)}
+    return {"error": error, "weight_bytes": sum(weight.nbytes for weight in weights)}
 
 
 def inference(job):
