@@ -31,7 +31,6 @@ from hyperpower_runner.space import Array, Space
 from hyperpower_runner.trial import Job, params_key
 
 ROOT = Path(__file__).parents[1]
-SPACES = ("mnist", "cifar10")
 BUDGETS = {  # power in W, memory in bytes
     ("mnist", "simulated-gtx1070"): {"power_w": 85.0, "memory_bytes": 1.15e9},
     ("cifar10", "simulated-gtx1070"): {"power_w": 90.0, "memory_bytes": 1.25e9},

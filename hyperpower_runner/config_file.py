@@ -58,6 +58,8 @@ class ObjectiveFile(_File):
 
 
 class BudgetFile(_File):
+    """When a search ends, whichever is reached first."""
+
     evaluations: PositiveInt | None = None
     hours: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
 
@@ -127,6 +129,8 @@ class TaskFile(_File):
 
 
 class MethodArgsFile(_File):
+    """What some methods can be told; see `config.ExperimentConfig`."""
+
     sigma_0: Annotated[float, Field(gt=0, le=1)] = 0.1
     initial_points: Annotated[int, Field(ge=1, le=10_000)] = 4
 

@@ -117,6 +117,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def check_schema(content: dict[str, Any], where: str) -> None:
+    """Raise ExperimentError, naming `where`, for a file of a newer version."""
     schema = content.get("schema", SCHEMA)
     if not isinstance(schema, int) or schema > SCHEMA:
         raise ExperimentError(

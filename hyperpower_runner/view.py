@@ -44,11 +44,13 @@ def show_metric(name: str, value: float | None) -> str:
 
 
 def show_params(params: dict[str, Any]) -> str:
+    """Params in one line, numbers shortened."""
     items = ((name, f"{value:.5g}" if isinstance(value, float) else value) for name, value in params.items())
     return printable(" ".join(f"{name}={value}" for name, value in items))
 
 
 def show_duration(seconds: float) -> str:
+    """A duration as people read it."""
     seconds = max(0.0, seconds)
     if seconds < 60:
         return f"{seconds:.0f} s"
@@ -238,6 +240,7 @@ def describe_constraint(config: ExperimentConfig, models: HardwareModels, metric
 
 
 def show_best(summary: Summary) -> str:
+    """The incumbent in one line: its objective, and what is known of its constrained metrics."""
     best = summary.best
     if best is None:
         unmet = summary.counts["completed"] > 0 and summary.config.constraints
@@ -292,6 +295,7 @@ def show_sampling(summary: Summary) -> str:
 
 
 def show_budget(summary: Summary) -> str:
+    """What of the budget is used, and the time spent."""
     config, parts = summary.config, []
     if config.evaluations is not None:
         started = len(summary.history) - summary.history.counts.get(Status.CANCELLED, 0)

@@ -325,6 +325,7 @@ def _explain_exit(code: int) -> str:
 
 
 def main(root: Path, job_id: str, attempt: int) -> int:
+    """Claim an attempt at a job, run it, and write its result; returns the exit code."""
     files = JobFiles(root / "jobs" / job_id)
     content = read_json(files.job)
     if content is None:

@@ -226,4 +226,5 @@ def as_arrays(points: Iterable[Point], space: Space, protocol: Protocol) -> tupl
 
 
 def shown(platform: Mapping[str, Any]) -> str:
+    """A platform in one clause."""
     return shortened(", ".join(f"{key} {value}" for key, value in platform.items()) or "nothing of it", 200)

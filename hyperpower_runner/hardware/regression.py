@@ -33,6 +33,7 @@ def folds_of(order: Groups, folds: int) -> Iterator[NDArray[np.bool_]]:
 
 
 def relative(predicted: Array, outcomes: Array) -> Array:
+    """The errors predicted / measured - 1, none beyond `LARGEST_ERROR`; what is no number counts as that."""
     with np.errstate(all="ignore"):
         errors = predicted / outcomes - 1
     return np.clip(np.nan_to_num(errors, nan=LARGEST_ERROR), -LARGEST_ERROR, LARGEST_ERROR)

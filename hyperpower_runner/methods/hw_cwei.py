@@ -16,6 +16,8 @@ from hyperpower_runner.methods.fits import Fits
 
 
 class HwCwei(Bayesian):
+    """Expected improvement, weighted by the probabilities of all constraints."""
+
     @property
     def bounds(self) -> dict[str, float]:
         limits = self.config.constraints

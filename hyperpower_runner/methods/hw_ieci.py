@@ -14,6 +14,8 @@ from hyperpower_runner.methods.bayesian import Bayesian
 
 
 class HwIeci(Bayesian):
+    """Expected improvement, and exact indicators of what hardware models decide."""
+
     @property
     def bounds(self) -> dict[str, float]:
         limits = self.config.hardware_limits

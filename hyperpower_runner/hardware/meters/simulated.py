@@ -34,7 +34,7 @@ from hyperpower_runner.hardware.traces import Sample, Trace
 from hyperpower_runner.trial import Job, params_key
 
 Array = NDArray[np.float64]
-Features = Callable[[dict[str, Any]], Mapping[str, Any]]
+Hook = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 COUNTS = ("parameters", "macs", "activations")
 DEFAULT_BATCH = 2048  # images; with it, both devices are busy with networks of a few million macs
@@ -171,7 +171,7 @@ def _deviation(salt: str, sd: float, *counts: Array) -> Array:
 class SimulatedBench:
     """A bench (see `hardware.bench.Bench`) on which nothing runs: traces are computed, in simulated seconds from 0."""
 
-    def __init__(self, device: str, features: Features, platform: Mapping[str, Any]) -> None:
+    def __init__(self, device: str, features: Hook, platform: Mapping[str, Any]) -> None:
         self._meter = device
         self._device = DEVICES[device]
         self._features = features
@@ -275,7 +275,7 @@ class SimulatedBench:
         return readings
 
 
-def make(platform: Mapping[str, Any], features: Features | None) -> SimulatedBench:
+def make(platform: Mapping[str, Any], features: Hook | None) -> SimulatedBench:
     """The bench that `platform` of config.json names; features: the hook of the experiment's script, or None.
 
     Without "batch-size" a batch has 2048 images. Raises MeterError where the simulation cannot be what is asked for.
