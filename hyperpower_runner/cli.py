@@ -41,7 +41,6 @@ if TYPE_CHECKING:  # imported where they are used, so that --help stays fast
     from hyperpower_runner.summary import Summary
     from hyperpower_runner.trial import History
 
-PHYSICAL = ("power_w", "memory_bytes", "energy_j", "latency_s")  # what hardware models are for
 MOST_POINTS = 10**18  # of a finite space that are worth counting
 
 app = typer.Typer(
@@ -84,6 +83,7 @@ def init(
 @app.command(epilog="Example: hyperpower-runner validate experiments/quickstart")
 def validate(directory: Directory, as_json: Json = False) -> None:
     """Check config.json, the objective's script and the hardware models; run nothing."""
+    from hyperpower_runner.checks import check_device, check_feasible
     from hyperpower_runner.search import Search, check_jobs
     from hyperpower_runner.trial import History
     from hyperpower_runner.view import describe_constraint, show_metric, show_platform
@@ -91,8 +91,8 @@ def validate(directory: Directory, as_json: Json = False) -> None:
     experiment, config = opened(directory)
     experiment.check_command(config)
     check_jobs(config, experiment.read_history(), str(experiment.config_file))
-    _check_device(experiment, config)
-    _check_feasible(experiment, config)
+    check_device(experiment, config)
+    check_feasible(experiment, config)
     space = config.space
     points = None if space.cardinality is None or space.cardinality > MOST_POINTS else space.cardinality
     search = Search(config, models=experiment.read_models(config), history=History())
@@ -138,6 +138,8 @@ def run(
 
     Ctrl-C once: no new jobs, the running ones are left to finish. Twice: they are cancelled.
     """
+    from hyperpower_runner.checks import check_device, check_feasible, tell_of_unknown
+
     experiment, config = opened(directory)
     experiment.check_command(config)
     config = replace(
@@ -147,9 +149,9 @@ def run(
         max_concurrent=max_concurrent or config.max_concurrent,
     )
     with experiment.lock():
-        _check_feasible(experiment, config)
-        _check_device(experiment, config)
-        _tell_of_unknown(experiment, config)
+        check_feasible(experiment, config)
+        check_device(experiment, config)
+        tell_of_unknown(experiment, config)
         ending, summary = _drive(experiment, config)
     show(summary.to_json(), as_json, _text(summary))
     _finish(experiment, ending)
@@ -239,53 +241,6 @@ def schema() -> None:
     from hyperpower_runner.config_file import json_schema
 
     print(json.dumps(json_schema(), indent=2))
-
-
-def _check_feasible(experiment: Experiment, config: ExperimentConfig) -> None:
-    """Raise unless a first suggestion can be made: nothing runs in a space whose constraints exclude everything."""
-    from hyperpower_runner.errors import InfeasibleError
-    from hyperpower_runner.search import Search
-
-    try:
-        Search(config, models=experiment.read_models(config)).propose()
-    except InfeasibleError as error:
-        raise InfeasibleError(f"{experiment.config_file}: {error}") from None
-
-
-def _check_device(experiment: Experiment, config: ExperimentConfig) -> None:
-    """Refuse hardware models of another device than the one here, and a budget on what only an absent one tells."""
-    from hyperpower_runner.errors import MeterError, ModelsError
-    from hyperpower_runner.hardware.bench import make_bench
-    from hyperpower_runner.hardware.platforms import disagreement, measured_by
-
-    if not config.measure_jobs:
-        return
-    models = experiment.read_models(config)
-    try:
-        with contextlib.closing(
-            make_bench(config.platform, experiment.root, experiment.read_features(config))
-        ) as bench:
-            wrong = disagreement({**config.platform, **bench.platform}, models.platform)
-    except MeterError as error:
-        for metric in config.constraints:
-            if metric in measured_by(config.platform) and metric not in models.models:
-                raise MeterError(f"{error} (constraints.{metric} depends on it, since no model predicts it)") from None
-        say(f"The device cannot be seen from here, so completed jobs may not be measured: {error}")
-        return
-    if wrong and config.hardware_aware:
-        raise ModelsError(
-            f"{experiment.models_file}: its models are of another device ({wrong}); profile and fit this one"
-        )
-
-
-def _tell_of_unknown(experiment: Experiment, config: ExperimentConfig) -> None:
-    """Say which constraints nothing can tell of before, or even after, a job runs."""
-    from hyperpower_runner.view import describe_constraint
-
-    models = experiment.read_models(config)
-    for metric in config.constraints:
-        if metric not in models.models and metric in PHYSICAL:
-            say(f"constraints.{metric} {describe_constraint(config, models, metric)}")
 
 
 def _drive(experiment: Experiment, config: ExperimentConfig) -> tuple[Ending, Summary]:

@@ -51,7 +51,7 @@ ROWS = [
     {"slots", "search"},
     {"hyperpower_runner", "driver", "view"},
     {"profile_view", "terminal"},
-    {"device_commands"},
+    {"device_commands", "checks"},
     {"cli"},
     {"__main__"},
 ]

@@ -100,41 +100,51 @@ def fit_metric(
 
     inputs = _Inputs(space, values, features)
     by_form: dict[str, Score | str] = {}
-    designs: dict[str, Design] = {}
-    squares: dict[str, Array] = {}
-    predicted: dict[str, Array] = {}
+    tried: dict[str, _Tried] = {}
     for form in sorted(forms, key=FORMS.index):
         design = _design(form, inputs, kept)
         if isinstance(design, str):
             by_form[form] = design
-            continue
-        designs[form] = design
-        predicted[form] = np.array([_out_of_fold(design, outcomes, order, folds) for order in orders])
-        errors = relative(predicted[form], outcomes)
-        squares[form] = (errors**2).mean(axis=0)
-        by_form[form] = _score(errors, orders, folds)
-    if not designs:
+        else:
+            tried[form] = _Tried.of(design, outcomes, orders, folds)
+            by_form[form] = _score(tried[form].errors, orders, folds)
+    if not tried:
         reasons = "; ".join(f"{form}: {reason}" for form, reason in by_form.items())
         raise ModelsError(f"{where}: no hardware model can be fitted to {count} structures ({reasons}); profile more")
 
-    chosen = _simplest(squares, structure)
-    score = by_form[chosen]
-    assert isinstance(score, Score)
-    constant = Design("constant", (), np.zeros((len(outcomes), 0)))
-    constant_errors = relative(np.array([_out_of_fold(constant, outcomes, order, folds) for order in orders]), outcomes)
-    with np.errstate(all="ignore"):
-        ratios = np.where(predicted[chosen][0] > 0, outcomes / predicted[chosen][0], np.inf)
+    chosen = _simplest({form: (each.errors**2).mean(axis=0) for form, each in tried.items()}, structure)
+    constant = _Tried.of(Design("constant", (), np.zeros((len(outcomes), 0))), outcomes, orders, folds)
     validation = Validation(
-        score,
-        _root_mean(constant_errors),
+        _score(tried[chosen].errors, orders, folds),
+        _root_mean(constant.errors),
         len(outcomes),
         count,
         folds,
         repeats,
         by_form,
-        tuple(sorted(ratios.tolist())),
+        tried[chosen].ratios(outcomes),
     )
-    return _model(designs[chosen], outcomes, orders[0], inputs, validation)
+    return _model(tried[chosen].design, outcomes, orders[0], inputs, validation)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A design and what it predicts of each sample while its structure is left out: shape (repeats, n)."""
+
+    design: Design
+    predicted: Array
+    errors: Array
+
+    @classmethod
+    def of(cls, design: Design, outcomes: Array, orders: Sequence[Groups], folds: int) -> _Tried:
+        predicted = np.array([_out_of_fold(design, outcomes, order, folds) for order in orders])
+        return cls(design, predicted, relative(predicted, outcomes))
+
+    def ratios(self, outcomes: Array) -> tuple[float, ...]:
+        """Measured / predicted in the first repeat, ascending; infinite where the prediction was not positive."""
+        predicted = self.predicted[0]
+        with np.errstate(all="ignore"):
+            return tuple(np.sort(np.where(predicted > 0, outcomes / predicted, np.inf)).tolist())
 
 
 def _model(design: Design, outcomes: Array, order: Groups, inputs: _Inputs, validation: Validation) -> LinearModel:
