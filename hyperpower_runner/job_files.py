@@ -7,11 +7,13 @@ It does not know what the fields mean. One writer per file:
     attempt-1.json   worker, once          output.log       worker, appended
     result.json      once, atomically      heartbeat        worker, touched
     trained.json     worker, once: the result before the network is measured
+    launch.json      launcher, where workers wait in a queue: under which name the latest one was put there
     stop             whoever asks the job to stop, with the reason
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -23,6 +25,8 @@ from typing import Any
 from hyperpower_runner.errors import ExperimentError
 
 SCHEMA = 1
+LONGEST_LINE = 1 << 20  # of an appended file; a longer one is passed over
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # of systems without hard links
 
 
 def write_json(path: Path, content: dict[str, Any], *, exclusive: bool = False) -> bool:
@@ -43,9 +47,7 @@ def write_text(path: Path, text: str, *, exclusive: bool = False) -> bool:
             file.flush()
             os.fsync(file.fileno())
         if exclusive:
-            try:
-                os.link(temporary, path)  # unlike rename, fails where the name is taken
-            except FileExistsError:
+            if not _give_name(temporary, path):
                 return False
         else:
             temporary.replace(path)
@@ -53,6 +55,36 @@ def write_text(path: Path, text: str, *, exclusive: bool = False) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+def _give_name(temporary: Path, path: Path) -> bool:
+    """Give a file a second name, unless that is taken; False where it is."""
+    try:
+        os.link(temporary, path)  # unlike rename, fails where the name is taken
+    except FileExistsError:
+        return temporary.stat().st_nlink > 1  # NFS may have made the link, and lost its first answer
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))  # the claim; filled by the rename
+        except FileExistsError:
+            return False
+        temporary.replace(path)
+    return True
+
+
+def make_folder(path: Path) -> None:
+    """Make a directory, and those above it, so that they survive a power loss; one that exists is left alone."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        fsync_directory(path.parent)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a write failed for want of room: it may succeed later."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def fsync_directory(path: Path) -> None:
@@ -126,15 +158,23 @@ def check_schema(content: dict[str, Any], where: str) -> None:
         )
 
 
-def append_json_line(path: Path, content: dict[str, Any]) -> None:
-    """Append one object as a line, in a single write; a torn last line is closed first, so that it spoils no other."""
+def append_json_line(path: Path, content: dict[str, Any], *, durable: bool = False) -> None:
+    """Append one object as a line; a torn last line is closed first, so that it spoils no other.
+
+    durable: whether it must survive a power loss.
+    """
     line = (json.dumps(strict(content), allow_nan=False) + "\n").encode()
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             line = b"\n" + line
-        os.write(descriptor, line)
+        while line:  # a disk that is nearly full takes a part, and then says why
+            line = line[os.write(descriptor, line) :]
+        if durable:
+            os.fsync(descriptor)
+            if not size:
+                fsync_directory(path.parent)
     finally:
         os.close(descriptor)
 
@@ -142,16 +182,60 @@ def append_json_line(path: Path, content: dict[str, Any]) -> None:
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of an appended file; lines that are torn or are not objects are passed over."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        with path.open("rb") as file:
+            for line in file:
+                content = _object_of(line)
+                if content is not None:
+                    yield content
     except FileNotFoundError:
         return
-    for line in lines:
+
+
+def _object_of(line: bytes) -> dict[str, Any] | None:
+    try:
+        content = json.loads(line) if len(line) <= LONGEST_LINE else None
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+class AppendedLines:
+    """The objects of an appended file, read as it grows: each look costs what was added since the last.
+
+    A last line without its end is left for the next look. A file that shrank is read from its start again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+
+    def new(self, most_bytes: int = 16 * LONGEST_LINE) -> list[dict[str, Any]]:
+        """What was added since the last look, of at most so many bytes; the rest is for the next one."""
         try:
-            content = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(content, dict):
-            yield content
+            with self.path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                self._offset = self._offset if size >= self._offset else 0
+                file.seek(self._offset)
+                chunk = file.read(most_bytes)
+        except FileNotFoundError:
+            return []
+        ended = chunk.rfind(b"\n") + 1
+        if not ended and len(chunk) > LONGEST_LINE:  # no line that anyone will read
+            self._offset += len(chunk)
+        self._offset += ended
+        objects = (_object_of(line) for line in chunk[:ended].split(b"\n"))
+        return [content for content in objects if content is not None]
+
+
+def last_json_line(path: Path, limit_bytes: int = 8192) -> dict[str, Any] | None:
+    """The last object of an appended file, looked for in its last bytes only; None where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - limit_bytes))
+            objects = [_object_of(line) for line in file]
+    except FileNotFoundError:
+        return None
+    return next((content for content in reversed(objects) if content is not None), None)
 
 
 class JobFiles:
@@ -165,6 +249,7 @@ class JobFiles:
         self.trained = folder / "trained.json"
         self.output = folder / "output.log"
         self.heartbeat = folder / "heartbeat"
+        self.launch = folder / "launch.json"
         self.stop = folder / "stop"
 
     def attempt(self, number: int) -> Path:
