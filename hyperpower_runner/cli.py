@@ -12,6 +12,7 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -19,13 +20,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hyperpower_runner import __version__
+from hyperpower_runner import __version__, presence
 from hyperpower_runner.device_commands import fit, profile
 from hyperpower_runner.errors import HyperPowerError
 from hyperpower_runner.terminal import (
     EXIT_ERROR,
     EXIT_INTERRUPTED,
-    TAKE_OVER,
     Directory,
     Json,
     experiment_at,
@@ -38,8 +38,9 @@ if TYPE_CHECKING:  # imported where they are used, so that --help stays fast
     from hyperpower_runner.config import ExperimentConfig
     from hyperpower_runner.driver import Ending
     from hyperpower_runner.experiment import Experiment
+    from hyperpower_runner.history import History
+    from hyperpower_runner.launchers import Launcher
     from hyperpower_runner.summary import Summary
-    from hyperpower_runner.trial import History
 
 MOST_POINTS = 10**18  # of a finite space that are worth counting
 
@@ -83,15 +84,16 @@ def init(
 @app.command(epilog="Example: hyperpower-runner validate experiments/quickstart")
 def validate(directory: Directory, as_json: Json = False) -> None:
     """Check config.json, the objective's script and the hardware models; run nothing."""
-    from hyperpower_runner.checks import check_device, check_feasible
+    from hyperpower_runner.checks import check_device, check_feasible, check_scheduler
+    from hyperpower_runner.history import History
     from hyperpower_runner.search import Search, check_jobs
-    from hyperpower_runner.trial import History
     from hyperpower_runner.view import describe_constraint, show_metric, show_platform
 
     experiment, config = opened(directory)
     experiment.check_command(config)
     check_jobs(config, experiment.read_history(), str(experiment.config_file))
     check_device(experiment, config)
+    check_scheduler(experiment, config)
     check_feasible(experiment, config)
     space = config.space
     points = None if space.cardinality is None or space.cardinality > MOST_POINTS else space.cardinality
@@ -138,7 +140,7 @@ def run(
 
     Ctrl-C once: no new jobs, the running ones are left to finish. Twice: they are cancelled.
     """
-    from hyperpower_runner.checks import check_device, check_feasible, tell_of_unknown
+    from hyperpower_runner.checks import check_device, check_feasible, check_scheduler, tell_of_unknown
 
     experiment, config = opened(directory)
     experiment.check_command(config)
@@ -148,25 +150,28 @@ def run(
         hours=hours if hours is not None else config.hours,
         max_concurrent=max_concurrent or config.max_concurrent,
     )
-    with experiment.lock():
+    with experiment.lock(note=say) as overtaken:
         check_feasible(experiment, config)
         check_device(experiment, config)
+        check_scheduler(experiment, config, patient=experiment.count() > 0)
         tell_of_unknown(experiment, config)
-        ending, summary = _drive(experiment, config)
+        ending, summary = _drive(experiment, config, overtaken)
     show(summary.to_json(), as_json, _text(summary))
-    _finish(experiment, ending)
+    _finish(experiment, ending, summary.history)
 
 
 @app.command(epilog="Example: hyperpower-runner status experiments/quickstart --json")
 def status(directory: Directory, as_json: Json = False) -> None:
     """Show the jobs by status, the best so far, violations, and the time spent."""
+    from hyperpower_runner.view import show_holder
+
     experiment, config = opened(directory)
     summary = _read_summary(experiment, config)
     holder = experiment.holder()
-    content = {**summary.to_json(), "driver": holder and {"pid": holder["pid"], "host": holder["host"]}}
-    doing = (holder or {}).get("doing", "search")
-    driver = f"{doing}, process {holder['pid']} on {holder['host']}" if holder else "not running"
-    show(content, as_json, f"{_text(summary)}\ndriver      {driver}")
+    running = holder if holder and holder.get("beats", True) else None
+    driver = running and {key: running[key] for key in ("pid", "host", "seen_s") if key in running}
+    shown = show_holder(holder) if holder else "not running"
+    show({**summary.to_json(), "driver": driver}, as_json, f"{_text(summary)}\ndriver      {shown}")
 
 
 @app.command(epilog="Example: hyperpower-runner best experiments/quickstart --json")
@@ -202,18 +207,35 @@ def stop(
     directory: Directory,
     now: Annotated[bool, typer.Option("--now", help="Also cancel the running jobs.")] = False,
 ) -> None:
-    """Ask the running driver to start no more jobs; it ends when the running ones have finished."""
+    """Ask the running driver, on whatever host, to start no more jobs; it ends when the running ones have finished."""
     experiment = experiment_at(directory)
     holder = experiment.holder()
     if holder is None:
-        live = experiment.live_jobs()
-        rest = f"but jobs {live} go on; {TAKE_OVER}" if live else "so there is nothing to stop"
-        raise HyperPowerError(f"{directory}: no driver is running here, {rest}")
+        _stop_without_driver(experiment, now)
+        return
     experiment.request_stop("the stop command", cancel=now)
+    seen_s = holder.get("seen_s", 0.0)
+    if seen_s > presence.WATCH_S:
+        say(f"Process {holder['pid']} on {holder['host']} was last seen {seen_s:.0f} s ago; watching whether it beats.")
+        if not presence.beats(experiment.holder_file):
+            raise HyperPowerError(f"{directory}: process {holder['pid']} on {holder['host']} gives no sign of life")
     running = "cancels the running jobs" if now else "ends when its running jobs have finished"
     if holder.get("doing") == "profiling":
         running = "ends after the measurement that it makes"
     say(f"Asked process {holder['pid']} on {holder['host']} to stop: it {running}.")
+
+
+def _stop_without_driver(experiment: Experiment, now: bool) -> None:
+    """End the jobs that a killed driver left running, where that is asked for."""
+    from hyperpower_runner.slots import cancel_left
+
+    if not now:
+        live = experiment.live_jobs()
+        rest = f"but jobs {live} go on; to end them: stop --now" if live else "so there is nothing to stop"
+        raise HyperPowerError(f"{experiment.root}: no driver is running, {rest}")
+    with experiment.lock("stopping", say):
+        ended = cancel_left(experiment, _launcher_at(experiment), "the stop command", say)
+    say(f"No driver was running. Ended jobs: {ended}." if ended else "No driver and no jobs were running.")
 
 
 @app.command(epilog="Example: hyperpower-runner clean experiments/quickstart --yes")
@@ -222,12 +244,17 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete what a search left behind: jobs, results and caches. config.json and hardware/ stay."""
+    from hyperpower_runner.slots import living
+
     experiment = experiment_at(directory)
-    with experiment.lock("cleaning"):
-        count = len(experiment.read_history())
-        live = experiment.live_jobs()
+    with experiment.lock("cleaning", say):
+        count = experiment.count()
+        live = living(experiment, _launcher_at(experiment), say)
         if live:
-            raise HyperPowerError(f"{directory}: jobs {live} are still running; wait for them, or {TAKE_OVER}")
+            again = f"hyperpower-runner stop {shlex.quote(str(directory))} --now"
+            raise HyperPowerError(
+                f"{directory}: jobs {live} are still running; wait for them, or end them with: {again}"
+            )
         if not yes and count and not typer.confirm(f"Delete {count} jobs of {directory} for good?", err=True):
             raise HyperPowerError("nothing was deleted")
         removed = experiment.clean()
@@ -243,32 +270,53 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
-def _drive(experiment: Experiment, config: ExperimentConfig) -> tuple[Ending, Summary]:
+def _launcher(config: ExperimentConfig, note: Callable[[str], None], wake: int | None = None) -> Launcher:
+    """What runs the workers, as "scheduler" of config.json says."""
+    from hyperpower_runner.launchers.local import LocalLauncher
+
+    if config.scheduler == "slurm":
+        from hyperpower_runner.launchers.slurm import SlurmLauncher, words_of
+
+        return SlurmLauncher(words_of(config), wake, config.polling_time_s, note)
+    return LocalLauncher(wake)
+
+
+def _launcher_at(experiment: Experiment) -> Launcher:
+    """The launcher of an experiment whose config.json may have been spoilt since its jobs were started."""
+    from hyperpower_runner.errors import ConfigError
+    from hyperpower_runner.launchers.local import LocalLauncher
+
+    try:
+        return _launcher(experiment.read_config(runnable=False), say)
+    except ConfigError:
+        return LocalLauncher()
+
+
+def _drive(experiment: Experiment, config: ExperimentConfig, overtaken: Callable[[], bool]) -> tuple[Ending, Summary]:
     from rich.console import Console
 
     from hyperpower_runner.driver import Driver
     from hyperpower_runner.launchers.interrupts import Interrupts
-    from hyperpower_runner.launchers.local import LocalLauncher
     from hyperpower_runner.view import Lines, LiveView, show_platform
 
     console = Console(stderr=True)
-    incumbent = _judged(experiment, config).best(config.constraints)
-    best = incumbent.objective if incumbent else None
     with contextlib.ExitStack() as stack:
         if console.is_terminal:
-            observer: Lines = stack.enter_context(LiveView(experiment, config, console, best))
+            observer: Lines = stack.enter_context(LiveView(experiment, config, console))
         else:
-            observer = Lines(config, console, best)
+            observer = Lines(config, console)
             if config.simulated:
                 observer.note(show_platform(config))
         interrupts = stack.enter_context(Interrupts())
-        launcher = LocalLauncher(interrupts.wake)
+        launcher = _launcher(config, observer.note, interrupts.wake)
         models = experiment.read_models(config)
-        driver = Driver(experiment, config, models, launcher, observer, interrupts.acknowledge)
+        driver = Driver(experiment, config, models, launcher, observer, interrupts.acknowledge, overtaken)
+        incumbent = driver.search.best()
+        observer.best = incumbent.objective if incumbent else None
         return driver.run(), driver.summary()
 
 
-def _finish(experiment: Experiment, ending: Ending) -> None:
+def _finish(experiment: Experiment, ending: Ending, history: History) -> None:
     """Leave with the exit code of an ending, and say what to do next."""
     from hyperpower_runner.driver import Why
     from hyperpower_runner.trial import Status
@@ -282,9 +330,9 @@ def _finish(experiment: Experiment, ending: Ending) -> None:
         raise typer.Exit(EXIT_INTERRUPTED)
     if ending.why is Why.STOPPED:
         return
-    history = experiment.read_history()
-    if ending.why is Why.FAILURES or (history.failures and not history.counts.get(Status.COMPLETED)):
-        last = max(history.failures, key=lambda trial: trial.result.ended_s if trial.result else 0.0)
+    failures = history.failures
+    if ending.why is Why.FAILURES or (failures and not history.counts.get(Status.COMPLETED)):
+        last = max(failures, key=lambda trial: trial.result.ended_s if trial.result else 0.0)
         files = experiment.job_files(last.job.job_id)
         say(f"The last lines of {files.output}:\n{files.log_tail()}")
         what = f"job {last.job.job_id}: {last.result.reason if last.result else ''}"
@@ -296,7 +344,7 @@ def _read_summary(experiment: Experiment, config: ExperimentConfig) -> Summary:
     from hyperpower_runner.summary import Summary, elapsed_s
 
     history = _judged(experiment, config)
-    unfinished = {trial.job.job_id: experiment.status(trial) for trial in history if not trial.ended}
+    unfinished = {trial.job_id: experiment.status(trial) for trial in history.unfinished}
     rejected = sum(experiment.read_rejections().values())
     worked_s = elapsed_s(experiment.working_spans(history, time.time()))
     return Summary(config, history, unfinished, rejected, worked_s)
@@ -304,13 +352,14 @@ def _read_summary(experiment: Experiment, config: ExperimentConfig) -> Summary:
 
 def _judged(experiment: Experiment, config: ExperimentConfig) -> History:
     """The jobs; those that ran before there were models are judged by what these predict of them."""
+    from hyperpower_runner.history import History
     from hyperpower_runner.search import in_hindsight
 
     history = experiment.read_history()
     if not config.constraints or not history or not experiment.models_file.exists():
         return history
     try:
-        return in_hindsight(history, experiment.read_models(config))
+        return History(in_hindsight(history, experiment.read_models(config)))
     except HyperPowerError as error:  # what was measured stands all the same
         say(f"The hardware models cannot be asked: {error}")
         return history

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hyperpower_runner.errors import HyperPowerError
-from hyperpower_runner.terminal import EXIT_INTERRUPTED, TAKE_OVER, Directory, Json, opened, say, show
+from hyperpower_runner.terminal import EXIT_INTERRUPTED, Directory, Json, opened, say, show
 
 if TYPE_CHECKING:  # imported where they are used, so that --help stays fast
     from hyperpower_runner.config import ExperimentConfig
@@ -53,7 +53,7 @@ def profile(
             stack.enter_context(ended_by_signals())
             live = experiment.live_jobs()
             if live:
-                raise HyperPowerError(f"{directory}: jobs {live} are still running; wait for them, or {TAKE_OVER}")
+                raise HyperPowerError(f"{directory}: jobs {live} are still running; wait, or end them with stop --now")
             stack.enter_context(experiment.device_lock(config.platform, say))
             bench = stack.enter_context(contextlib.closing(_bench(experiment, config)))
             view = stack.enter_context(ProfileLines(config))

@@ -13,23 +13,27 @@ nothing.
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from hyperpower_runner import processes
 from hyperpower_runner.config import ExperimentConfig
-from hyperpower_runner.errors import InfeasibleError, SpaceExhaustedError
+from hyperpower_runner.errors import InfeasibleError, LaunchError, LockedError, SpaceExhaustedError
 from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.hardware.models import HardwareModels
+from hyperpower_runner.history import History
 from hyperpower_runner.launchers import Launcher
 from hyperpower_runner.search import Search
 from hyperpower_runner.slots import Slots
 from hyperpower_runner.summary import Summary, elapsed_s
-from hyperpower_runner.trial import History, Job, Result, Status, Trial
+from hyperpower_runner.trial import Job, Result, Status, Trial
 
+PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE)  # may be better soon
 LONGEST_WAIT_S = 1.0  # so that a request to stop from another host, and the live view, are never far behind
 
 
@@ -75,17 +79,22 @@ class Driver:
         launcher: Launcher,
         observer: Observer,
         interrupted: Callable[[], int] = lambda: 0,
+        overtaken: Callable[[], bool] = lambda: False,
     ) -> None:
         self.experiment = experiment
         self.config = config
-        history, where = experiment.read_history(), str(experiment.config_file)
+        history, where = experiment.read_history(keep=True), str(experiment.config_file)
         self.search = Search(config, models=models, history=history, where=where)
         self.observer = observer
         self.interrupted = interrupted  # how often Ctrl-C was pressed
+        self.overtaken = overtaken  # whether another driver has this directory now
         self.slots = Slots(experiment, launcher, config.max_retries, observer.note)
         self.discarded = dict(experiment.read_rejections())  # candidates, by the job that was looked for
+        self.rejected = sum(self.discarded.values())
+        self._common = _in_common(config)
         self.ending: Ending | None = None
         self._told_to_wait = self._told_of_stop = self._told_of_sampling = False
+        self._short_of = ""  # what the system lacked at the last step
         self._told_of_extrapolation: set[str] = set()
         self._failures = 0  # in a row, since this driver was started
         self._elapsed_before_s = elapsed_s(experiment.working_spans(self.history, time.time()))
@@ -95,41 +104,76 @@ class Driver:
         """Run until the search ends; returns why."""
         self._adopt()
         while True:
-            for job_id, result in self.slots.ended():
-                self._ingest(job_id, result)
-            self._check_ending()
-            while self.ending is None and len(self.slots.active) < self.config.max_concurrent:
-                self._fill_slot()
-                self._check_ending()
-            self.observer.tick(self.summary)
+            try:
+                self._step()
+            except (OSError, LaunchError) as error:
+                self._bear(error)
+                if self.interrupted() or self.experiment.stop_request() is not None:
+                    why = Why.INTERRUPTED if self.interrupted() else Why.STOPPED
+                    return Ending(why, "Ended while it waited: jobs that run go on, and the next run takes them over.")
+                time.sleep(LONGEST_WAIT_S)
+                continue
+            self._tell_of_relief()
             if self.ending is not None and not self.slots.active:
                 return self.ending
             self.slots.wait(min(self.config.polling_time_s, LONGEST_WAIT_S))
 
+    def _step(self) -> None:
+        """Ingest what has ended, and fill the slots. What raised OSError is done by the next step."""
+        if self.overtaken():
+            raise LockedError(f"{self.experiment.root}: another driver runs this search now; look with status")
+        for job_id, result in self.slots.ended():
+            self._ingest(job_id, result)
+        self._check_ending()
+        while self.ending is None and len(self.slots.active) < self.config.max_concurrent:
+            self._fill_slot()
+            self._check_ending()
+        self.observer.tick(self.summary)
+
+    def _bear(self, error: OSError | LaunchError) -> None:
+        """Say what the system is short of, once; raises the error where waiting would not help."""
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in PASSING:
+            raise error
+        lacking = os.strerror(cause.errno)
+        if lacking != self._short_of:
+            self._short_of = lacking
+            where = cause.filename or self.experiment.root
+            self.observer.note(f"{where}: {lacking}; waiting for better times (Ctrl-C ends the search, all is saved)")
+
+    def _tell_of_relief(self) -> None:
+        if self._short_of:
+            self.observer.note(f"The search goes on: no longer {self._short_of.lower()}.")
+            self._short_of = ""
+
     @property
     def history(self) -> History:
-        return self.search.history
+        """The history as it stands, live."""
+        return self.search.live_history
 
     def summary(self) -> Summary:
         jobs = [*self.slots.active, *self.slots.waiting]
         unfinished = {job_id: self.experiment.status(self.search.trial(job_id)) for job_id in jobs}
-        return Summary(self.config, self.history, unfinished, sum(self.discarded.values()), self._elapsed_s())
+        return Summary(self.config, self.history, unfinished, self.rejected, self._elapsed_s())
 
     def _adopt(self) -> None:
         """Take over the jobs that an earlier driver left without a result."""
-        for trial in self.history:
-            if not trial.ended and self.slots.adopt(trial.job_id):
+        for trial in self.history.unfinished:
+            if self.slots.adopt(trial.job_id):
                 self.observer.started(trial, adopted=True)
 
     def _ingest(self, job_id: int, result: Result) -> None:
         trial = self.search.end(job_id, result)
+        self.experiment.finished.append(trial)
         self._failures = self._failures + 1 if result.status.is_failure else 0
         self.observer.ended(trial)
 
     def _fill_slot(self) -> None:
         """Start a job that waits for its next attempt, or else a new one."""
         if self.slots.waiting:
-            trial = self.search.trial(self.slots.start_waiting())
+            trial = self.search.trial(min(self.slots.waiting))
+            self.experiment.restore_job(trial.job)
+            self.slots.start_waiting()
         else:
             job = self._next_job()
             if job is None:
@@ -154,21 +198,11 @@ class Driver:
             return None
         if rejection.discarded:
             self.experiment.append_rejection(job.job_id, rejection, self.config.platform)
+            self.rejected += rejection.discarded - self.discarded.get(job.job_id, 0)
             self.discarded[job.job_id] = rejection.discarded
-        rule, hours = self.config.stopping_rule, self.config.hours
-        return replace(
-            job,
-            command=list(self.config.command),
-            env=dict(self.config.env),
-            epochs=self.config.epochs,
-            threads=self.config.threads_of_job(processes.cores()),
-            timeout_s=self.config.timeout_s,
-            deadline=None if hours is None else created_s + hours * 3600 - self._elapsed_s(),
-            stopping_rule=rule.to_json() if rule is not None else None,
-            platform=dict(self.config.platform),
-            measure=self.config.measure_jobs,
-            created_s=created_s,
-        )
+        hours = self.config.hours
+        deadline = None if hours is None else created_s + hours * 3600 - self._elapsed_s()
+        return replace(job, deadline=deadline, created_s=created_s, **self._common)
 
     def _tell_of_sampling(self, job: Job) -> None:
         """Say once that a suggestion rests on a sample of hyper-parameters that had not converged."""
@@ -223,3 +257,17 @@ class Driver:
 
     def _elapsed_s(self) -> float:
         return self._elapsed_before_s + time.monotonic() - self._begun_s
+
+
+def _in_common(config: ExperimentConfig) -> dict[str, Any]:
+    """The fields that all jobs of a config share: once in memory, however many jobs there will be."""
+    return {
+        "command": list(config.command),
+        "env": dict(config.env),
+        "epochs": config.epochs,
+        "threads": config.threads_of_job(processes.cores()) if config.scheduler == "local" else None,
+        "timeout_s": config.timeout_s,
+        "stopping_rule": config.stopping_rule.to_json() if config.stopping_rule is not None else None,
+        "platform": dict(config.platform),
+        "measure": config.measure_jobs,
+    }

@@ -8,27 +8,37 @@ What is on disk is the only state of a search; a trial's status is derived from 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import shlex
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from hyperpower_runner import processes
+from hyperpower_runner import presence, processes
 from hyperpower_runner.config import ExperimentConfig, parse_text
 from hyperpower_runner.errors import ConfigError, ExperimentError, LockedError, did_you_mean
+from hyperpower_runner.finished import FinishedJobs
 from hyperpower_runner.hardware import models as hardware_models
 from hyperpower_runner.hardware.features import Features, load_features
 from hyperpower_runner.hardware.platforms import is_simulated
 from hyperpower_runner.hardware.profile import Profile, read_profile
-from hyperpower_runner.job_files import SCHEMA, JobFiles, append_json_line, read_json, read_json_lines, write_json
-from hyperpower_runner.trial import History, Job, Rejection, Result, Status, Trial
+from hyperpower_runner.history import History
+from hyperpower_runner.job_files import (
+    SCHEMA,
+    JobFiles,
+    append_json_line,
+    make_folder,
+    read_json,
+    read_json_lines,
+    write_json,
+)
+from hyperpower_runner.trial import Job, Rejection, Result, Status, Trial
 
 INTERPRETERS = ("python", "python3", "bash", "sh", "Rscript", "julia", "node", "perl", "ruby")
 
@@ -45,6 +55,7 @@ class Experiment:
         self.models_file = root / "hardware" / "models.json"
         self.state = root / "state"
         self.holder_file = self.state / "driver.json"
+        self.finished = FinishedJobs(self.state / "finished.jsonl", self.jobs)
         self.lock_file = root / "driver.lock"
         self.stop_file = root / "stop"
 
@@ -120,34 +131,58 @@ class Experiment:
         return JobFiles(self.jobs / f"{job_id:06d}")
 
     def write_job(self, job: Job) -> None:
+        """Make a job's folder with its job.json; raises ExperimentError where something of a job is there."""
         files = self.job_files(job.job_id)
-        files.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(files.folder)
         if files.result.exists() or files.last_attempt():
             raise ExperimentError(f"{files.folder}: holds what is left of another job; delete this folder, then resume")
-        write_json(files.job, job.to_json())
+        if not write_json(files.job, job.to_json(), exclusive=True):
+            raise ExperimentError(f"{files.job}: was written by another driver; see who runs this search with status")
 
-    def read_history(self) -> History:
-        """Read all jobs and their results, by job id."""
-        trials = [self.read_trial(job_id) for job_id in self._job_ids()]
-        return History(tuple(trial for trial in trials if trial is not None))
+    def restore_job(self, job: Job) -> None:
+        """Write the job.json of a job without a result again where it has vanished."""
+        files = self.job_files(job.job_id)
+        make_folder(files.folder)
+        if not files.job.exists():
+            write_json(files.job, job.to_json())
+
+    def read_history(self, *, keep: bool = False) -> History:
+        """Read all jobs and their results, by job id: finished ones as `finished` knows them, the others from files.
+
+        keep: whether to write down there what it did not know, as only the one who holds the lock may.
+        """
+        with _without_looking_for_garbage():
+            known, fresh = self.finished.read(), []
+            trials = list(known.values())
+            for job_id in self._job_ids():
+                if job_id not in known:
+                    stamp = self.finished.stamp(job_id)  # before the files are read, lest a change between be missed
+                    trial = self.read_trial(job_id)
+                    trials += [trial] if trial is not None else []
+                    fresh += [(stamp, trial)] if trial is not None and trial.ended and stamp is not None else []
+            if keep:
+                self.finished.keep(fresh)
+            return History(trials)
 
     def read_trial(self, job_id: int) -> Trial | None:
-        """Read one job; None for a folder whose job.json was never written."""
-        files = self.job_files(job_id)
-        content = read_json(files.job)
+        """Read one job; None for a folder that a driver was about to fill when it was killed."""
+        path = self._job_file(job_id, "job.json")
+        content = read_json(path)
         if content is None:
+            files = self.job_files(job_id)
+            left = "a result" if files.result.exists() else "the claim of a worker" if files.last_attempt() else None
+            if left is not None:
+                raise ExperimentError(f"{files.folder}: holds {left} but no job.json; restore it or delete the folder")
             return None
         try:
             job = Job.from_json(content)
             _check_id(job.job_id, job_id)
         except (KeyError, TypeError, ValueError) as error:
-            raise ExperimentError(
-                f"{files.job}: is not a job file ({error!r}); restore it or delete its folder"
-            ) from None
+            raise ExperimentError(f"{path}: is not a job file ({error!r}); restore it or delete its folder") from None
         return Trial(job, self.read_result(job_id))
 
     def read_result(self, job_id: int) -> Result | None:
-        path = self.job_files(job_id).result
+        path = self._job_file(job_id, "result.json")
         content = read_json(path)
         if content is None:
             return None
@@ -172,12 +207,10 @@ class Experiment:
 
     def working_spans(self, history: History, now_s: float) -> list[tuple[float, float]]:
         """When jobs ran, as (begin, end) in seconds since the epoch; of a job tried again, the last attempt."""
-        spans = []
-        for trial in history:
-            files = self.job_files(trial.job.job_id)
-            if trial.result is not None:
-                spans.append((trial.result.started_s, trial.result.ended_s))
-            elif self.may_run(trial.job.job_id):
+        spans = [(trial.result.started_s, trial.result.ended_s) for trial in history if trial.result is not None]
+        for trial in history.unfinished:
+            if self.may_run(trial.job_id):
+                files = self.job_files(trial.job_id)
                 spans.append((files.attempt(files.last_attempt()).stat().st_mtime, now_s))
         return spans
 
@@ -190,21 +223,34 @@ class Experiment:
 
     def live_jobs(self) -> list[int]:
         """The jobs without a result that have a worker which may live."""
-        return [trial.job.job_id for trial in self.read_history() if not trial.ended and self.may_run(trial.job.job_id)]
+        return [job_id for job_id in self.unfinished() if self.may_run(job_id)]
+
+    def unfinished(self) -> list[int]:
+        """The jobs without a result."""
+        files = {job_id: self.job_files(job_id) for job_id in self._job_ids()}
+        return [job_id for job_id, each in files.items() if not each.result.exists() and each.job.exists()]
+
+    def count(self) -> int:
+        """How many jobs there are."""
+        return len(self._job_ids())
+
+    def _job_file(self, job_id: int, name: str) -> str:
+        """A path as text, since making it a `Path` takes longer than reading a small file."""
+        return f"{self.jobs}/{job_id:06d}/{name}"
 
     def _job_ids(self) -> list[int]:
         try:
             names = [entry.name for entry in os.scandir(self.jobs)]
         except FileNotFoundError:
             return []
-        return sorted(int(name) for name in names if name.isdecimal() and name == self.job_files(int(name)).folder.name)
+        return sorted(int(name) for name in names if name.isdecimal() and name == f"{int(name):06d}")
 
     # --- candidates that never ran
 
     def append_rejection(self, job_id: int, rejection: Rejection, platform: Mapping[str, Any]) -> None:
         discarded, first = rejection.discarded, list(rejection.first)
         line = {"schema": SCHEMA, "id": job_id, "platform": dict(platform), "discarded": discarded, "first": first}
-        append_json_line(self.rejected_file, line)
+        append_json_line(self.rejected_file, line, durable=True)
 
     def read_rejections(self) -> Mapping[int, int]:
         """How many candidates were discarded, by job id; a line written again by a resumed driver counts once."""
@@ -218,30 +264,51 @@ class Experiment:
     # --- the driver
 
     @contextlib.contextmanager
-    def lock(self, doing: str = "search") -> Iterator[None]:
+    def lock(
+        self, doing: str = "search", note: Callable[[str], None] = lambda text: None
+    ) -> Iterator[Callable[[], bool]]:
         """Hold the directory as its one driver; raises LockedError naming the process that holds it.
 
-        doing: what for, in a word that others are told: "search", "profiling", or "cleaning".
+        doing: what for, in a word that others are told: "search", "profiling", or "cleaning"; note: is told where it
+        must be watched whether the last holder, on another host, still beats. Yields a function that says whether
+        another driver has overtaken this one, which the kernel prevents where its locks reach.
         """
         lock = filelock.FileLock(self.lock_file)
         try:
             lock.acquire(timeout=0.5, poll_interval=0.05)  # not 0: `holder` takes it for a moment
         except filelock.Timeout:
-            holder = self._read_holder()
-            who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
-            what = (holder or {}).get("doing", "search")
-            raise LockedError(
-                f"{self.root}: its {what} is already run by {who}; wait for it, or end it with:"
-                f" hyperpower-runner stop {shlex.quote(str(self.root))}"
-            ) from None
+            raise self._locked(self._read_holder()) from None
+        except NotImplementedError as error:
+            raise LockedError(f"{self.lock_file}: this file system has no locks ({error}); use another one") from None
         try:
+            self._check_last_holder(note)
             self.clear_stop()  # before anybody can know whom to stop
-            self.state.mkdir(exist_ok=True)
-            write_json(self.holder_file, {**processes.own_identity(), "doing": doing, "since_s": time.time()})
-            yield
+            make_folder(self.state)
+            with presence.shown(self.holder_file, {**presence.of(self.root), "doing": doing}) as overtaken:
+                yield overtaken
         finally:
-            self.holder_file.unlink(missing_ok=True)
             lock.release()
+
+    def _check_last_holder(self, note: Callable[[str], None]) -> None:
+        """Raise LockedError where the last holder lives, although its lock cannot be seen."""
+        holder = self._read_holder()
+        alive = presence.lives(holder, self.root) if holder else False
+        if holder and alive is None:
+            note(
+                f"Process {holder['pid']} on {holder['host']} left no word that its {holder.get('doing', 'search')}"
+                f" ended; watching for {presence.WATCH_S:g} s whether it still beats"
+            )
+            alive = presence.beats(self.holder_file)
+        if holder and alive:
+            raise self._locked(holder)
+
+    def _locked(self, holder: Mapping[str, Any] | None) -> LockedError:
+        who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+        what = (holder or {}).get("doing", "search")
+        return LockedError(
+            f"{self.root}: its {what} is already run by {who}; wait for it, or end it with:"
+            f" hyperpower-runner stop {shlex.quote(str(self.root))}"
+        )
 
     @contextlib.contextmanager
     def device_lock(
@@ -268,19 +335,27 @@ class Experiment:
             lock.release()
 
     def holder(self) -> dict[str, Any] | None:
-        """The process that drives the search now, wherever it runs; the kernel's lock says whether there is one."""
-        if not self.lock_file.exists():
-            return None
-        lock = filelock.FileLock(self.lock_file)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            return self._read_holder()
-        except OSError:  # a directory that may only be read
-            holder = self._read_holder()
-            return holder if holder is not None and processes.is_alive(holder) else None
-        lock.release()
-        return None
+        """The process that drives the search now, wherever it runs.
+
+        The kernel's lock says whether there is one. Of one on another host, where locks may not reach, its file says
+        so: "seen_s" is how many seconds ago it beat by this host's clock, "beats" whether that is not long ago.
+        """
+        holder = self._read_holder()
+        if self.lock_file.exists():
+            lock = filelock.FileLock(self.lock_file)
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                return self._read_holder() or {"pid": "?", "host": "?"}  # it may have come a moment ago
+            except (OSError, NotImplementedError):  # a directory that may only be read, or without locks
+                pass
+            else:
+                lock.release()
+        alive = presence.lives(holder, self.root) if holder else False
+        if holder and alive is None:
+            seen_s = presence.age_s(self.holder_file)
+            return {**holder, "seen_s": seen_s, "beats": seen_s < 3 * presence.WATCH_S}
+        return holder if alive else None
 
     def _read_holder(self) -> dict[str, Any] | None:
         try:
@@ -312,6 +387,18 @@ class Experiment:
             else:
                 path.unlink()
         return removed
+
+
+@contextlib.contextmanager
+def _without_looking_for_garbage() -> Iterator[None]:
+    """For a block that keeps all it makes: to look for cycles among a million new objects takes as long as making them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _check_id(found: object, folder: int) -> None:

@@ -14,6 +14,7 @@ It does not know what the fields mean. One writer per file:
 from __future__ import annotations
 
 import errno
+import io
 import json
 import math
 import os
@@ -96,6 +97,18 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def touched_ns(path: Path) -> int:
+    """When a file was last modified, 0 where there is none. It is opened, because NFS then asks its server."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return 0
+    try:
+        return os.fstat(descriptor).st_mtime_ns
+    finally:
+        os.close(descriptor)
+
+
 def strict(value: Any) -> Any:
     """Replace the floats that JSON has no literal for by the strings "NaN", "Infinity" and "-Infinity"."""
     if isinstance(value, dict):
@@ -131,13 +144,14 @@ def as_number(value: Any) -> float | None:
     return None
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path | str) -> dict[str, Any] | None:
     """Read an object, or None where the file does not exist.
 
     Raises ExperimentError for a file that is unreadable, is not a JSON object, or has a newer schema number.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with io.FileIO(path) as file:  # the fastest, for those who read 100,000 jobs
+            content = json.loads(file.readall())
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
@@ -238,19 +252,30 @@ def last_json_line(path: Path, limit_bytes: int = 8192) -> dict[str, Any] | None
     return next((content for content in reversed(objects) if content is not None), None)
 
 
+class _File:
+    """A path in the folder of a job, made when it is asked for, since of 100,000 jobs few are."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, files: JobFiles, owner: type[JobFiles]) -> Path:
+        return files.folder / self.name
+
+
 class JobFiles:
     """The folder of one job: `jobs/000012`."""
 
+    job = _File("job.json")
+    progress = _File("progress.jsonl")
+    result = _File("result.json")
+    trained = _File("trained.json")
+    output = _File("output.log")
+    heartbeat = _File("heartbeat")
+    launch = _File("launch.json")
+    stop = _File("stop")
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.job = folder / "job.json"
-        self.progress = folder / "progress.jsonl"
-        self.result = folder / "result.json"
-        self.trained = folder / "trained.json"
-        self.output = folder / "output.log"
-        self.heartbeat = folder / "heartbeat"
-        self.launch = folder / "launch.json"
-        self.stop = folder / "stop"
 
     def attempt(self, number: int) -> Path:
         """The claim of the worker that makes the given attempt (1, 2, ...) at the job."""
@@ -262,6 +287,20 @@ class JobFiles:
         while self.attempt(number + 1).exists():
             number += 1
         return number
+
+    def signs_s(self) -> tuple[float, float] | None:
+        """When the latest attempt was claimed, and its worker's last sign of life; None before the first."""
+        attempt = self.last_attempt()
+        try:
+            claimed_s = self.attempt(attempt).stat().st_mtime if attempt else None
+        except FileNotFoundError:
+            return None
+        if claimed_s is None:
+            return None
+        try:
+            return claimed_s, max(claimed_s, self.heartbeat.stat().st_mtime)
+        except FileNotFoundError:
+            return claimed_s, claimed_s
 
     def log_tail(self, lines: int = 12, limit_bytes: int = 8192) -> str:
         """The last lines of output.log, or '' where there is none."""

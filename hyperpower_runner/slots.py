@@ -11,8 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 
 from hyperpower_runner.experiment import Experiment
-from hyperpower_runner.launchers import Launcher, WorkerState
+from hyperpower_runner.job_files import touched_ns
+from hyperpower_runner.launchers import Fate, Launcher, WorkerState
 from hyperpower_runner.trial import Result, Status
+
+WATCH_S = 25.0  # for a heartbeat, of which there is one every 10 s
+CANCELLED = "the search was cancelled"
 
 
 class Slots:
@@ -28,34 +32,38 @@ class Slots:
         self.note = note
         self.active: set[int] = set()
         self.waiting: dict[int, int] = {}
-        self.cancelled = False
+        self.cancelled: str | None = None  # why all are asked to end
+        self._to_cancel: set[int] = set()
         self._launches: dict[int, int] = {}  # also of workers that ended before they claimed their attempt
 
     def adopt(self, job_id: int) -> bool:
-        """Take over a job without a result; True where it has a worker that may live."""
+        """Take over a job without a result; True where it has a worker that may live, or waits in a queue."""
         files = self.experiment.job_files(job_id)
-        attempt = files.last_attempt()
-        if attempt == 0:
+        gone = self.launcher.poll({job_id: files}, 0.0)[job_id] is WorkerState.GONE
+        if gone and files.last_attempt() == 0:
             # The worker of a killed driver may be about to claim this attempt. Then the one started here goes home.
             self.waiting[job_id] = 1
             return False
         self.active.add(job_id)
-        return self.launcher.poll({job_id: files}, 0.0)[job_id] is not WorkerState.GONE
+        return not gone
 
     def start(self, job_id: int, attempt: int = 1) -> None:
-        """Launch a worker for a job."""
-        self.active.add(job_id)
-        self._launches[job_id] = max(attempt, self._launches.get(job_id, 0) + 1)
+        """Launch a worker for a job, which waits on where that fails; raises LaunchError or OSError."""
+        self.waiting[job_id] = attempt
         self.launcher.submit(self.experiment.job_files(job_id), attempt)
+        self._launches[job_id] = max(attempt, self._launches.get(job_id, 0) + 1)
+        self.active.add(job_id)
+        del self.waiting[job_id]
 
     def start_waiting(self) -> int:
         """Give a slot to the first waiting job; returns its id."""
         job_id = min(self.waiting)
-        self.start(job_id, self.waiting.pop(job_id))
+        self.start(job_id, self.waiting[job_id])
         return job_id
 
     def ended(self) -> Iterator[tuple[int, Result]]:
         """Free the slots of the jobs that have ended, and yield their results."""
+        self._cancel_further()
         files = {job_id: self.experiment.job_files(job_id) for job_id in self.active}
         states = self.launcher.poll(files, 0.0)  # before the results: a worker may write one and end in between
         for job_id in sorted(self.active):
@@ -73,27 +81,71 @@ class Slots:
         """Sleep until a worker ends, a signal arrives, or the time is over."""
         self.launcher.poll({job_id: self.experiment.job_files(job_id) for job_id in self.active}, timeout_s)
 
-    def cancel(self, reason: str) -> None:
+    def cancel(self, reason: str = CANCELLED) -> None:
         """Ask all active jobs to end now."""
-        self.cancelled = True
-        for job_id in self.active:
-            self.launcher.cancel(self.experiment.job_files(job_id), reason)
+        self.cancelled = reason
+        self._to_cancel = set(self.active)
+        self._cancel_further()
+
+    def _cancel_further(self) -> None:
+        """Cancel what is left to cancel; raises OSError where the directory does not take the request."""
+        for job_id in sorted(self._to_cancel):
+            if job_id in self.active and self.cancelled is not None:
+                self.launcher.cancel(self.experiment.job_files(job_id), self.cancelled)
+            self._to_cancel.discard(job_id)
 
     def _vanished(self, job_id: int) -> Result | None:
         """Put a job whose worker is gone without a result back in the queue, or give it up."""
         files = self.experiment.job_files(job_id)
         attempt = files.last_attempt()
         attempts = max(attempt, self._launches.get(job_id, 0))
-        if self.cancelled or files.stop.exists():
-            return self._give_up(job_id, Status.CANCELLED, "the search was cancelled")
+        fate = self.launcher.fate(files)
+        if self.cancelled is not None or files.stop.exists():
+            return self._give_up(job_id, Fate(self.cancelled or CANCELLED, Status.CANCELLED))
+        if fate.status is not None:
+            return self._give_up(job_id, fate)
         if attempts > self.retries:
-            return self._give_up(job_id, Status.LOST, f"its worker vanished {attempts} times")
-        self.note(f"job {job_id}: its worker vanished; attempt {attempts + 1} of {self.retries + 1}")
+            times = f"{attempts} times" if attempts > 1 else "and max-retries is 0"
+            return self._give_up(job_id, Fate(f"{fate.clause} {times}", Status.LOST))
+        self.note(f"job {job_id}: {fate.clause}; attempt {attempts + 1} of {self.retries + 1}")
         self.waiting[job_id] = attempt + 1
         return None
 
-    def _give_up(self, job_id: int, status: Status, reason: str) -> Result:
-        self.launcher.cancel(self.experiment.job_files(job_id), reason)  # its script may have outlived its worker
-        now_s = time.time()
-        result = Result(status, reason=reason, started_s=now_s, ended_s=now_s, host=socket.gethostname())
+    def _give_up(self, job_id: int, fate: Fate) -> Result:
+        assert fate.status is not None
+        files = self.experiment.job_files(job_id)
+        self.launcher.cancel(files, fate.clause)  # its script may have outlived its worker
+        begun_s, ended_s = files.signs_s() or (time.time(),) * 2
+        result = Result(fate.status, reason=fate.clause, started_s=begun_s, ended_s=ended_s, host=socket.gethostname())
         return self.experiment.write_result(job_id, result)
+
+
+def living(experiment: Experiment, launcher: Launcher, note: Callable[[str], None]) -> list[int]:
+    """The jobs that have a worker, or wait in a queue; those on hosts that cannot be seen are watched for a while."""
+    files = {job_id: experiment.job_files(job_id) for job_id in experiment.unfinished()}
+    states = launcher.poll(files, 0.0)
+    found = [job_id for job_id, state in states.items() if state is WorkerState.ALIVE]
+    unseen = {job_id: files[job_id] for job_id, state in states.items() if state is WorkerState.UNKNOWN}
+    if unseen:
+        note(f"Jobs {sorted(unseen)} cannot be seen from here; watching for {WATCH_S:g} s whether they beat")
+    beats = {job_id: touched_ns(each.heartbeat) for job_id, each in unseen.items()}
+    until_s = time.monotonic() + WATCH_S
+    while beats and time.monotonic() < until_s:
+        time.sleep(0.5)
+        changed = [job_id for job_id, beat in beats.items() if touched_ns(unseen[job_id].heartbeat) != beat]
+        found += changed
+        beats = {job_id: beat for job_id, beat in beats.items() if job_id not in changed}
+    return sorted(found)
+
+
+def cancel_left(experiment: Experiment, launcher: Launcher, reason: str, note: Callable[[str], None]) -> list[int]:
+    """Cancel the jobs that have a worker, or wait in a queue, but no driver; returns those that have ended so."""
+    slots = Slots(experiment, launcher, 0, note)
+    for job_id in living(experiment, launcher, note):
+        slots.adopt(job_id)
+    slots.cancel(reason)
+    ended = []
+    while slots.active:
+        ended += [job_id for job_id, _ in slots.ended()]
+        slots.wait(1.0)
+    return sorted(ended)

@@ -18,8 +18,6 @@ if TYPE_CHECKING:  # imported where they are used, so that --help stays fast
     from hyperpower_runner.config import ExperimentConfig
     from hyperpower_runner.experiment import Experiment
 
-TAKE_OVER = "to end them, take them over with hyperpower-runner run, and press Ctrl-C twice"
-
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130  # 2, for usage, is typer's
 
 Directory = Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="The experiment directory, with config.json.")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,7 @@ def test_any_stop_file_is_a_request(tmp_path: Path) -> None:
         assert experiment.stop_request() is None
 
 
-def test_the_holder_is_known_by_the_lock_and_not_by_a_file_that_was_left(tmp_path: Path) -> None:
+def test_the_holder_is_known_by_the_lock_and_one_elsewhere_by_when_it_was_seen(tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path)
     assert experiment.holder() is None
     with experiment.lock():
@@ -121,8 +122,13 @@ def test_the_holder_is_known_by_the_lock_and_not_by_a_file_that_was_left(tmp_pat
         assert holder is not None
         assert holder["pid"] == os.getpid()
     experiment.state.mkdir(exist_ok=True)
-    write_json(experiment.holder_file, {**processes.own_identity(), "host": "elsewhere"})
+    write_json(experiment.holder_file, {**processes.own_identity(), "start_ticks": 1})  # the pid is used again
     assert experiment.holder() is None
+    write_json(experiment.holder_file, {**processes.own_identity(), "host": "elsewhere"})
+    os.utime(experiment.holder_file, (time.time() - 1000,) * 2)
+    holder = experiment.holder()
+    assert holder is not None
+    assert 990 < holder["seen_s"] < 1100
 
 
 def test_a_config_that_an_editor_of_windows_saved_is_read(tmp_path: Path) -> None:

@@ -1,105 +1,136 @@
 """Workers as processes of this machine, each in a session of its own so that it outlives the driver.
 
-A worker that an earlier driver started is found by the identity that it wrote into its attempt file.
+They are forked by a nursery, which ends with the driver. A worker that an earlier driver started is found by the
+identity that it wrote into its attempt file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import select
 import selectors
 import signal
 import subprocess
 import sys
-import time
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from hyperpower_runner import processes
-from hyperpower_runner.errors import LaunchError
-from hyperpower_runner.job_files import JobFiles, read_json, write_text
-from hyperpower_runner.launchers import WorkerState
+from hyperpower_runner.errors import ExperimentError, LaunchError
+from hyperpower_runner.job_files import JobFiles, is_full, read_json, write_text
+from hyperpower_runner.launchers import VANISHED, Fate, WorkerState
+from hyperpower_runner.launchers.heartbeats import Heartbeats
 
 BLIND_POLL_S = 0.05  # where the system cannot say when a process ends
 PACKAGE_PARENT = Path(__file__).parents[2]  # `python -m` looks for modules in its directory first: not in the user's
-SILENCE_S = 60.0  # a worker on another host that has not beaten for so long is gone
+SILENCE_S = 120.0  # a worker on another host that has not beaten for so long is gone
+ANSWER_S = 60.0  # for a nursery to fork, on a machine that is short of everything
 
 
 class LocalLauncher:
-    """Runs each worker as a child process; adopts those that an earlier driver left.
+    """Runs each worker as a process of this machine; adopts those that an earlier driver left.
 
     wake: a descriptor that ends a `poll` early when it becomes readable (a signal arrived), or None.
     """
 
     def __init__(self, wake: int | None = None) -> None:
-        self._children: dict[str, subprocess.Popen[bytes]] = {}  # by job folder
+        self._started: dict[str, dict[str, Any]] = {}  # identities of this launcher's workers, by job folder
+        self._nurseries: dict[Path, subprocess.Popen[bytes]] = {}  # by experiment; few have more than one
+        self._heartbeats = Heartbeats()
         self._wake = wake
+        weakref.finalize(self, _dismiss, self._nurseries)
 
     def submit(self, files: JobFiles, attempt: int) -> None:
         """Start a worker; its own messages and the script's output go to output.log."""
         if attempt > 1:
             self._end_remains(files, attempt - 1)
-        root, job_id = files.folder.parent.parent.resolve(), files.folder.name
-        command = [sys.executable, "-m", "hyperpower_runner.worker", str(root), job_id, str(attempt)]
+        root = files.folder.parent.parent.resolve()
+        request = {"job": files.folder.name, "attempt": attempt}
         try:
-            with files.output.open("ab") as log:
-                self._children[str(files.folder)] = subprocess.Popen(
-                    command,
-                    cwd=PACKAGE_PARENT,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
+            try:
+                answer = _ask(self._nursery(root), request)
+            except BrokenPipeError:  # somebody killed it; a second time is no accident
+                _dismiss(self._nurseries)
+                answer = _ask(self._nursery(root), request)
         except OSError as error:
-            raise LaunchError(f"{files.folder}: its worker could not be started ({error})") from None
+            raise LaunchError(f"{files.folder}: its worker could not be started ({error})") from error
+        self._started[str(files.folder)] = answer
 
     def poll(self, jobs: dict[int, JobFiles], timeout_s: float) -> dict[int, WorkerState]:
         states = {job_id: self._state(files) for job_id, files in jobs.items()}
         if timeout_s > 0 and WorkerState.GONE not in states.values():
-            self._wait(jobs.values(), timeout_s)
+            alive = [jobs[job_id] for job_id, state in states.items() if state is WorkerState.ALIVE]
+            self._wait(alive, timeout_s)
             states = {job_id: self._state(files) for job_id, files in jobs.items()}
         return states
 
+    def fate(self, files: JobFiles) -> Fate:
+        return VANISHED
+
     def cancel(self, files: JobFiles, reason: str) -> None:
-        write_text(files.stop, reason + "\n")
-        pid = self._pid(files)
-        if pid is None:
+        full: OSError | None = None
+        try:
+            write_text(files.stop, reason + "\n")
+        except OSError as error:
+            full = error  # the worker is told all the same
+        identity = self._living(files)
+        if identity is None:
             self._end_remains(files, files.last_attempt())
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(identity["pid"], signal.SIGTERM)
+        if full is not None and not is_full(full):
+            raise full
+
+    def _nursery(self, root: Path) -> subprocess.Popen[bytes]:
+        if root not in self._nurseries:
+            self._nurseries[root] = subprocess.Popen(
+                [sys.executable, "-m", "hyperpower_runner.launchers.nursery", str(root)],
+                cwd=PACKAGE_PARENT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
+        return self._nurseries[root]
 
     def _state(self, files: JobFiles) -> WorkerState:
-        child = self._children.get(str(files.folder))
-        if child is not None and child.poll() is None:  # poll also reaps
-            return WorkerState.ALIVE
-        identity = self._identity(files)
-        alive = processes.is_alive(identity) if identity is not None else False
+        started = self._started.get(str(files.folder))
+        if started is not None:
+            if processes.is_alive(started):
+                return WorkerState.ALIVE
+            del self._started[str(files.folder)]
+        claim = self._claim(files)
+        alive = processes.is_alive(claim) if claim is not None else False
         if alive is None:
-            return WorkerState.GONE if self._is_silent(files) else WorkerState.UNKNOWN
+            return WorkerState.GONE if self._heartbeats.silent_s(files) > SILENCE_S else WorkerState.UNKNOWN
         return WorkerState.ALIVE if alive else WorkerState.GONE
 
-    def _identity(self, files: JobFiles) -> dict[str, Any] | None:
-        """Who claimed the latest attempt."""
-        attempt = files.last_attempt()
-        return read_json(files.attempt(attempt)) if attempt else None
+    def _claim(self, files: JobFiles, attempt: int | None = None) -> dict[str, Any] | None:
+        """Who claimed an attempt, by default the latest; one that cannot be read is as of a host not seen from here."""
+        attempt = files.last_attempt() if attempt is None else attempt
+        try:
+            return read_json(files.attempt(attempt)) if attempt else None
+        except ExperimentError:
+            return {}
 
-    def _is_silent(self, files: JobFiles) -> bool:
-        """Whether the latest attempt was neither claimed nor gave a heartbeat for long."""
-        signs = [files.attempt(files.last_attempt()), files.heartbeat]
-        return time.time() - max(path.stat().st_mtime for path in signs if path.exists()) > SILENCE_S
+    def _living(self, files: JobFiles) -> dict[str, Any] | None:
+        """The identity of a job's worker, where it lives on this machine."""
+        found = (self._started.get(str(files.folder)), self._claim(files))
+        return next((identity for identity in found if identity and processes.is_alive(identity)), None)
 
     def _wait(self, jobs: Iterable[JobFiles], timeout_s: float) -> None:
         """Sleep until a worker ends, a signal arrives, or the time is over."""
         handles = []
         with selectors.DefaultSelector() as selector:
             for files in jobs:
-                pid = self._pid(files)
-                handle = processes.wait_handle(pid) if pid is not None else None
-                if handle is None:
-                    timeout_s = min(timeout_s, BLIND_POLL_S)
+                identity = self._living(files)
+                handle = processes.wait_handle(identity["pid"]) if identity is not None else None
+                if handle is None:  # it has ended just now, or the system cannot say when it does
+                    timeout_s = min(timeout_s, BLIND_POLL_S if self._living(files) else 0.0)
                 else:
                     handles.append(handle)
                     selector.register(handle, selectors.EVENT_READ)
@@ -109,16 +140,34 @@ class LocalLauncher:
         for handle in handles:
             os.close(handle)
 
-    def _pid(self, files: JobFiles) -> int | None:
-        """The worker of a job, where it lives on this machine."""
-        child = self._children.get(str(files.folder))
-        if child is not None and child.poll() is None:
-            return child.pid
-        identity = self._identity(files)
-        return int(identity["pid"]) if identity is not None and processes.is_alive(identity) else None
-
     def _end_remains(self, files: JobFiles, attempt: int) -> None:
         """Kill what a dead worker's script left running on this machine."""
-        identity = read_json(files.attempt(attempt)) if attempt else None
-        if identity is not None and processes.is_alive(identity) is False:
-            processes.kill_session(identity)
+        claim = self._claim(files, attempt)
+        if claim and processes.is_alive(claim) is False:
+            processes.kill_remains(claim)
+
+
+def _ask(nursery: subprocess.Popen[bytes], request: dict[str, Any]) -> dict[str, Any]:
+    """Have a nursery fork a worker; returns its identity, raises OSError."""
+    assert nursery.stdin is not None
+    assert nursery.stdout is not None
+    os.write(nursery.stdin.fileno(), json.dumps(request).encode() + b"\n")
+    ready, _, _ = select.select([nursery.stdout], [], [], ANSWER_S)
+    line = nursery.stdout.readline() if ready else b""
+    if not line.endswith(b"\n"):
+        nursery.kill()
+        raise BrokenPipeError("the process that forks workers has ended")
+    answer: dict[str, Any] = json.loads(line)
+    if "error" in answer:
+        raise OSError(answer["errno"], answer["error"])
+    return answer
+
+
+def _dismiss(nurseries: dict[Path, subprocess.Popen[bytes]]) -> None:
+    """End the nurseries; their workers go on."""
+    while nurseries:
+        _, nursery = nurseries.popitem()
+        for pipe in (nursery.stdin, nursery.stdout):
+            if pipe is not None:
+                pipe.close()
+        nursery.wait()

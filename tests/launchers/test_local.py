@@ -12,7 +12,7 @@ from searching import make_experiment
 from hyperpower_runner import processes
 from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.job_files import JobFiles, read_json, write_json
-from hyperpower_runner.launchers import WorkerState, local
+from hyperpower_runner.launchers import WorkerState, heartbeats, local
 from hyperpower_runner.launchers.local import LocalLauncher
 from hyperpower_runner.trial import Job
 
@@ -78,7 +78,10 @@ def test_a_worker_on_another_host_is_unknown_until_it_falls_silent(
 ) -> None:
     write_json(files.attempt(1), {**processes.own_identity(), "host": "elsewhere"})
     files.heartbeat.touch()
-    assert LocalLauncher().poll({1: files}, 0)[1] is WorkerState.UNKNOWN
+    monkeypatch.setattr(heartbeats, "LOOK_S", 0.0)
+    launcher = LocalLauncher()
     monkeypatch.setattr(local, "SILENCE_S", 0.0)
-    os.utime(files.heartbeat, (1, 1))
-    assert LocalLauncher().poll({1: files}, 0)[1] is WorkerState.GONE
+    for age_s in (0, -86_400, 86_400):  # the clocks of hosts differ: only changes count
+        os.utime(files.heartbeat, (time.time() - age_s,) * 2)
+        assert launcher.poll({1: files}, 0)[1] is WorkerState.UNKNOWN
+    assert launcher.poll({1: files}, 0)[1] is WorkerState.GONE

@@ -1,0 +1,39 @@
+"""Heartbeats seen from another host: for how long a worker has given no sign of life.
+
+Only changes of a file's time are looked at, on this host's monotonic clock: the clocks of hosts differ, and jump. It
+decides nothing.
+"""
+
+from __future__ import annotations
+
+import time
+
+from hyperpower_runner.job_files import JobFiles, touched_ns
+
+LOOK_S = 5.0  # between two looks at one job: a shared file system pays for each
+
+
+class Heartbeats:
+    """The heartbeats of several jobs, watched since the first time that each was asked for."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[object, float, float]] = {}  # by job folder: signs, when they changed, last look
+
+    def silent_s(self, files: JobFiles) -> float:
+        """For how many seconds no sign of life was seen to change: 0.0 when it is asked for the first time."""
+        now_s, key = time.monotonic(), str(files.folder)
+        signs, changed_s, looked_s = self._seen.get(key, (None, now_s, -LOOK_S))
+        if now_s - looked_s >= LOOK_S:
+            found = _signs(files)
+            changed_s = changed_s if found == signs else now_s
+            self._seen[key] = found, changed_s, now_s
+        return now_s - changed_s
+
+    def forget(self, files: JobFiles) -> None:
+        """Begin anew with the next question."""
+        self._seen.pop(str(files.folder), None)
+
+
+def _signs(files: JobFiles) -> list[int]:
+    """What changes while a worker lives: the time of its heartbeat, and the claim of an attempt."""
+    return [touched_ns(files.heartbeat), files.last_attempt()]

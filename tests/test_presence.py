@@ -1,0 +1,136 @@
+"""Who holds a directory: seen by a file that beats, also where the kernel's lock does not reach."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from searching import make_experiment, run_command
+
+from hyperpower_runner import presence, processes
+from hyperpower_runner.errors import LockedError
+from hyperpower_runner.experiment import Experiment
+from hyperpower_runner.job_files import read_json, touched_ns, write_json
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "BEAT_S", 0.05)
+    monkeypatch.setattr(presence, "WATCH_S", 0.5)
+
+
+def until(condition: Any) -> None:
+    while not condition():
+        time.sleep(0.01)
+
+
+def elsewhere(experiment: Experiment) -> dict[str, Any]:
+    """What a driver on another host would have written."""
+    return {**presence.of(experiment.root), "host": "elsewhere", "pid": 4711, "doing": "search"}
+
+
+def test_a_holder_beats_and_takes_its_file_away(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    with experiment.lock() as overtaken:
+        first = touched_ns(experiment.holder_file)
+        until(lambda: touched_ns(experiment.holder_file) != first)
+        assert not overtaken()
+    assert not experiment.holder_file.exists()
+
+
+def test_a_holder_writes_its_file_again_when_state_is_deleted(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    with experiment.lock():
+        shutil.rmtree(experiment.state)
+        until(experiment.holder_file.exists)
+        assert (read_json(experiment.holder_file) or {})["pid"] == os.getpid()
+
+
+def test_a_driver_is_refused_while_one_elsewhere_beats_and_not_when_it_is_silent(tmp_path: Path) -> None:
+    experiment, notes = make_experiment(tmp_path), []
+    experiment.state.mkdir()
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(0.02):
+            os.utime(experiment.holder_file)
+
+    write_json(experiment.holder_file, elsewhere(experiment))
+    other = threading.Thread(target=beat)
+    other.start()
+    try:
+        with (
+            pytest.raises(LockedError, match=r"already run by process 4711 on elsewhere.*hyperpower-runner stop"),
+            experiment.lock(note=notes.append),
+        ):
+            pass
+    finally:
+        ended.set()
+        other.join()
+    assert "Process 4711 on elsewhere left no word that its search ended; watching" in notes[0]
+    assert experiment.holder_file.exists()  # it is not ours to take away
+    with experiment.lock():
+        assert (read_json(experiment.holder_file) or {})["pid"] == os.getpid()
+
+
+def test_a_deleted_lock_file_lets_no_second_driver_in(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    with experiment.lock():
+        experiment.lock_file.unlink()
+        with pytest.raises(LockedError, match=f"process {os.getpid()} "), experiment.lock():
+            pass
+        assert experiment.holder() is not None
+
+
+def test_the_copy_of_a_directory_whose_driver_runs_is_free(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path / "first")
+    with experiment.lock():
+        shutil.copytree(experiment.root, tmp_path / "second")
+        copy = Experiment(tmp_path / "second")
+        assert copy.holder() is None
+        with copy.lock():
+            pass
+
+
+def test_a_holder_learns_that_it_was_overtaken_and_leaves_the_others_file(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    with experiment.lock() as overtaken:
+        write_json(experiment.holder_file, elsewhere(experiment))
+        until(overtaken)
+    assert (read_json(experiment.holder_file) or {})["host"] == "elsewhere"
+
+
+def test_status_and_stop_reach_a_driver_elsewhere(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    experiment.state.mkdir()
+    write_json(experiment.holder_file, elsewhere(experiment))
+    seen = json.loads(run_command("status", tmp_path, "--json").stdout)["driver"]
+    assert (seen["pid"], seen["host"]) == (4711, "elsewhere")
+    stopped = run_command("stop", tmp_path)
+    assert stopped.returncode == 0
+    assert "Asked process 4711 on elsewhere to stop" in stopped.stderr
+    assert experiment.stop_request() == {"schema": 1, "reason": "the stop command", "cancel": False}
+
+
+def test_one_elsewhere_that_was_not_seen_for_long_is_not_said_to_run(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    experiment.state.mkdir()
+    write_json(experiment.holder_file, elsewhere(experiment))
+    os.utime(experiment.holder_file, (time.time() - 7200,) * 2)
+    assert json.loads(run_command("status", tmp_path, "--json").stdout)["driver"] is None
+    assert "not running (process 4711 on elsewhere, last seen 2 h 00 min ago)" in run_command("status", tmp_path).stdout
+
+
+def test_an_identity_of_this_host_says_whether_it_lives(tmp_path: Path) -> None:
+    own = presence.of(tmp_path)
+    assert presence.lives(own, tmp_path) is True
+    assert presence.lives({**own, "start_ticks": 1}, tmp_path) is False
+    assert presence.lives(own, tmp_path.parent) is False
+    assert presence.lives({**own, "host": "elsewhere"}, tmp_path.parent) is None
+    assert presence.lives(processes.own_identity(), tmp_path) is True  # as older versions wrote it
