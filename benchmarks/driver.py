@@ -1,10 +1,12 @@
-"""What the driver costs: idle slots, start-up, imports, memory. Prints a table.
+"""What the driver costs: idle slots, jobs per second beside a bare loop and Optuna, resume, one step, start-up, memory.
 
-    python benchmarks/driver.py [--jobs 40] [--rounds 5] [--finished 1000]
+    python benchmarks/driver.py                                # all of it; the last two make 100,000 jobs: minutes
+    python benchmarks/driver.py --parts throughput --optuna VENV/bin/python
+    python benchmarks/driver.py --parts resume step --sizes 10000 100000
 
-A slot is idle between the end of one job and the start of the next. The period of one no-op job in a search with one
-slot and many finished jobs is compared with that of a bare loop, in turn, so that a noisy machine harms both alike. The
-bare loop starts the same two processes, a Python that imports what the worker imports and the script, and waits.
+What is compared runs in turn, so that a noisy machine harms all alike, and ratios are of one round each. The bare loop
+is a small Python process that has the worker's modules, and forks a child for each job which starts the script and
+waits for it. So it starts and waits for the processes that a search does, and writes nothing.
 """
 
 from __future__ import annotations
@@ -12,21 +14,30 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from hyperpower_runner.config import parse
 from hyperpower_runner.experiment import Experiment
-from hyperpower_runner.trial import Job, Result, Status
+from hyperpower_runner.history import History
+from hyperpower_runner.processes import own_identity
+from hyperpower_runner.search import Search
+from hyperpower_runner.trial import Job, Result, Status, Trial
 
+PARTS = ("idle", "throughput", "resume", "step")
 SCRIPT = "#!/bin/sh\necho '{\"error\": 0.5}'\n"
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "objective": {"command": ["./noop.sh"]},
     "variables": {
         **{f"conv{block}_{name}": {"type": "INT", "min": low, "max": high}
@@ -37,59 +48,153 @@ CONFIG = {
         "weight_decay": {"type": "FLOAT", "min": 0.0001, "max": 0.01, "scale": "log"},
     },
     "method": "rand",
-    "max-concurrent": 1,
 }  # fmt: skip
-BARE_WORKER = """
-import os, subprocess, sys, hyperpower_runner.worker
-subprocess.run(sys.argv[1:], stdout=subprocess.PIPE)
-os._exit(0)
+
+# Both are given the script, how many jobs, how many at a time, and what they need besides; both print when each began.
+BARE = """
+import json, os, subprocess, sys, time
+import hyperpower_runner.worker
+script, jobs, slots = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+started = []
+for number in range(jobs):
+    if number >= slots:
+        os.wait()
+    started.append(time.time())
+    if os.fork() == 0:
+        subprocess.run([script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        os._exit(0)
+for _ in range(min(slots, jobs)):
+    os.wait()
+print(json.dumps(started))
+"""
+OPTUNA = """
+import json, subprocess, sys, optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+script, jobs, slots, journal = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+variables = json.loads(sys.argv[5])
+
+def objective(trial):
+    for name, variable in variables.items():
+        if variable["type"] == "INT":
+            trial.suggest_int(name, variable["min"], variable["max"])
+        else:
+            trial.suggest_float(name, variable["min"], variable["max"], log=variable.get("scale") == "log")
+    answer = subprocess.run([script], stdin=subprocess.DEVNULL, capture_output=True, check=True)
+    return json.loads(answer.stdout.splitlines()[-1])["error"]
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+storage = JournalStorage(JournalFileBackend(journal))
+study = optuna.create_study(storage=storage, sampler=optuna.samplers.RandomSampler(seed=0))
+study.optimize(objective, n_trials=jobs, n_jobs=slots)
+print(json.dumps([trial.datetime_start.timestamp() for trial in study.trials]))
 """
 
 
-def make_experiment(root: Path, finished: int) -> Experiment:
-    """An experiment with many finished jobs of the CIFAR-10 space."""
+# --- directories
+
+
+def make_experiment(root: Path, finished: int = 0) -> Experiment:
+    """An experiment with so many finished jobs, written without waiting for the disk as a search would."""
+    root.mkdir(parents=True, exist_ok=True)
     (root / "config.json").write_text(json.dumps(CONFIG))
     (root / "noop.sh").write_text(SCRIPT)
     (root / "noop.sh").chmod(0o755)
     experiment = Experiment(root)
-    space = experiment.read_config().space
-    import numpy as np
-
-    values = space.sample(np.random.default_rng(0), finished)
-    for number in range(1, finished + 1):
-        experiment.write_job(Job(job_id=number, params=space.to_params(values[number - 1]), seed=number))
-        experiment.write_result(number, Result(Status.COMPLETED, {"error": 0.5}, started_s=number, ended_s=number + 1))
+    claim = json.dumps({"schema": 1, **own_identity()}, indent=1) + "\n"
+    for trial in finished_trials(finished):
+        write_finished(experiment, trial, claim)
     return experiment
 
 
-def search_period_s(experiment: Experiment, jobs: int) -> tuple[float, float]:
-    """Seconds from one job's start to the next in a search, and the driver's peak memory in MB."""
-    before = len(experiment.read_history())
-    command = [
-        sys.executable,
-        "-m",
-        "hyperpower_runner",
-        "run",
-        str(experiment.root),
-        "--evaluations",
-        str(before + jobs),
+def finished_trials(count: int) -> Iterator[Trial]:
+    """Completed no-op jobs, as a search over the 13 variables of the paper's CIFAR-10 network has them."""
+    config = parse(CONFIG)
+    rule = config.stopping_rule.to_json() if config.stopping_rule else None
+    values = config.space.sample(np.random.default_rng(0), count)
+    for number in range(1, count + 1):
+        began_s = 1.7e9 + number / 8
+        params = config.space.to_params(values[number - 1])
+        job = Job(number, params, number, ["./noop.sh"], threads=2, stopping_rule=rule, created_s=began_s)
+        metrics: dict[str, float | None] = {"error": 0.1 + number / count, "duration_s": 0.01}
+        yield Trial(job, Result(Status.COMPLETED, metrics, None, None, {}, began_s, began_s + 0.01, "host", 0))
+
+
+def write_finished(experiment: Experiment, trial: Trial, claim: str) -> None:
+    """The files of a real job of a search, but for the heartbeat, which a short one may not come to."""
+    assert trial.result is not None
+    files = experiment.job_files(trial.job_id)
+    files.folder.mkdir(parents=True)
+    files.job.write_text(json.dumps({"schema": 1, **trial.job.to_json()}, indent=1) + "\n")
+    files.attempt(1).write_text(claim)
+    files.output.write_text('{"error": 0.5}\n')
+    result = {"schema": 1, "id": trial.job_id, **trial.result.to_json()}
+    files.result.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def check_honest(folder: Path) -> None:
+    """Raise SystemExit unless a made job has the files, and the keys in them, that a real search leaves."""
+    searched = make_experiment(folder / "real")
+    run_search(searched, 1, 1)
+    made = make_experiment(folder / "made", 1)
+    looks = [
+        {path.name: keys_of(path) for path in sorted((each.jobs / "000001").iterdir()) if path.name != "heartbeat"}
+        for each in (searched, made)
     ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, _, usage = os.wait4(process.pid, 0)
+    if looks[0] != looks[1]:
+        raise SystemExit(f"this benchmark writes other files than a search does: {looks[1]}, but a search {looks[0]}")
+
+
+def keys_of(path: Path) -> list[str]:
+    return sorted(json.loads(path.read_text())) if path.suffix == ".json" else []
+
+
+# --- running
+
+
+def run_search(experiment: Experiment, until: int, slots: int) -> tuple[float, float]:
+    """Run until so many jobs were started; when that began, in seconds since the epoch, and the driver's peak MB."""
+    words = ["run", str(experiment.root), "--evaluations", str(until), "--max-concurrent", str(slots)]
+    begun_s = time.time()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hyperpower_runner", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    messages = process.stderr.read().decode()
+    _, status, usage = os.wait4(process.pid, 0)
     process.returncode = 0  # it was waited for above
-    history = experiment.read_history().trials[before:]
-    started = [trial.result.started_s for trial in history if trial.result is not None]
+    if status:
+        raise SystemExit(messages)
+    return begun_s, usage.ru_maxrss / 1024
+
+
+def starts_of(experiment: Experiment, first: int, last: int) -> list[float]:
+    """When each of some jobs was started."""
+    results = [experiment.read_result(job_id) for job_id in range(first, last + 1)]
+    return [result.started_s for result in results if result is not None]
+
+
+def rate(started: list[float], slots: int) -> float:
+    """Jobs a second while all slots were in use: each start after the first ones follows an end."""
+    started = sorted(started)
+    return (len(started) - slots) / (started[-1] - started[slots - 1])
+
+
+def search_rate(root: Path, jobs: int, slots: int, finished: int = 0) -> tuple[float, float]:
+    """Jobs a second of a search, and its driver's peak memory in MB."""
+    experiment = make_experiment(root, finished)
+    _, memory_mb = run_search(experiment, finished + jobs, slots)
+    started = starts_of(experiment, finished + 1, finished + jobs)
     if len(started) != jobs:
         raise SystemExit(f"{len(started)} of {jobs} jobs ended; see {experiment.jobs}")
-    return (started[-1] - started[0]) / (jobs - 1), usage.ru_maxrss / 1024
+    return rate(started, slots), memory_mb
 
 
-def bare_period_s(root: Path, jobs: int) -> float:
-    """Seconds for each turn of a loop that only starts the same processes and waits for them."""
-    begun = time.perf_counter()
-    for _ in range(jobs):
-        subprocess.run([sys.executable, "-c", BARE_WORKER, str(root / "noop.sh")], check=True)
-    return (time.perf_counter() - begun) / jobs
+def printed_rate(python: str, program: str, script: Path, jobs: int, slots: int, *more: str) -> float:
+    """Jobs a second of a program that prints when it started each."""
+    command = [python, "-c", program, str(script), str(jobs), str(slots), *more]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    return rate(json.loads(answer.stdout), slots)
 
 
 def median_s(command: list[str], rounds: int) -> float:
@@ -102,36 +207,122 @@ def median_s(command: list[str], rounds: int) -> float:
     return statistics.median(once() for _ in range(rounds))
 
 
-def import_ms(rounds: int) -> float:
-    """Milliseconds that a wrapper script pays for `import hyperpower_runner.objective`."""
+def spread(values: list[float], form: str) -> str:
+    low, middle, high = (format(value, form) for value in (min(values), statistics.median(values), max(values)))
+    return f"{middle} ({low} to {high})"
+
+
+# --- parts
+
+
+def idle(arguments: argparse.Namespace, folder: Path) -> Table:
+    """How long one slot is idle between two jobs, over the cost of the processes; start-up, imports, memory."""
+    pairs, memory_mb = [], 0.0
+    for number in range(arguments.rounds):
+        root = folder / f"idle-{number}"
+        found, memory_mb = search_rate(root, arguments.jobs, 1, arguments.finished)
+        pairs.append((1 / found, 1 / printed_rate(sys.executable, BARE, root / "noop.sh", arguments.jobs, 1)))
+    table = Table("what", "measured", "aim", title=f"driver, {arguments.finished:,} finished jobs, one slot")
+    for name, column in (("search", 0), ("bare loop", 1)):
+        table.add_row(f"period of a no-op job, {name}", f"{spread([1000 * pair[column] for pair in pairs], '.1f')} ms")
+    over = spread([1000 * (searched - bare) for searched, bare in pairs], ".1f")
+    table.add_row("idle over the cost of the processes", f"{over} ms", "20 ms")
+    table.add_row("peak memory of the driver", f"{memory_mb:.0f} MB", "150 MB")
+    help_s = median_s([sys.executable, "-m", "hyperpower_runner", "--help"], 2 * arguments.rounds)
+    table.add_row("hyperpower-runner --help", f"{help_s:.2f} s", "0.5 s")
     code = "import time; t = time.perf_counter(); import hyperpower_runner.objective; print(time.perf_counter() - t)"
-    times = [float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(rounds + 1)]
-    return 1000 * statistics.median(times[1:])
+    imports = [float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(2 * arguments.rounds + 1)]
+    table.add_row("import hyperpower_runner.objective", f"{1000 * statistics.median(imports[1:]):.0f} ms", "50 ms")
+    return table
+
+
+def throughput(arguments: argparse.Namespace, folder: Path) -> Table:
+    """No-op jobs a second, beside the bare loop and Optuna."""
+    has_optuna = subprocess.run([arguments.optuna, "-c", "import optuna"], capture_output=True).returncode == 0
+    if not has_optuna:
+        print(f"{arguments.optuna} has no Optuna: name one that has with --optuna VENV/bin/python", file=sys.stderr)
+    jobs, script = arguments.jobs, make_experiment(folder / "throughput").root / "noop.sh"
+    table = Table("jobs a second", "search", "bare loop", "Optuna", "bare / search", "search / Optuna")
+    table.title = f"rand, {jobs} no-op jobs a round, {arguments.rounds} rounds"
+    for slots in arguments.slots:
+        rates: dict[str, list[float]] = {"search": [], "bare": [], "optuna": []}
+        for number in range(arguments.rounds):
+            journal = folder / f"journal-{slots}-{number}"
+            more = (str(journal), json.dumps(CONFIG["variables"]))
+            turns: dict[str, Callable[[], float]] = {
+                "search": lambda: search_rate(folder / f"search-{slots}-{number}", jobs, slots)[0],  # noqa: B023
+                "bare": lambda: printed_rate(sys.executable, BARE, script, jobs, slots),  # noqa: B023 called here
+                "optuna": lambda: printed_rate(arguments.optuna, OPTUNA, script, jobs, slots, *more),  # noqa: B023
+            }
+            names = [name for name in turns if has_optuna or name != "optuna"]
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                rates[name].append(turns[name]())
+        shown = [spread(values, ".1f") if values else "not here" for values in rates.values()]
+        bare = spread([one / other for one, other in zip(rates["bare"], rates["search"], strict=True)], ".2f")
+        both = zip(rates["search"], rates["optuna"], strict=False)
+        peer = spread([one / other for one, other in both], ".2f") if has_optuna else "not here"
+        table.add_row(f"max-concurrent {slots}", *shown, f"{bare}; aim 1.5", f"{peer}; aim 1")
+    return table
+
+
+def resume(arguments: argparse.Namespace, folder: Path) -> Table:
+    """From the start of `run` to the start of its first job, and `status`, with and without the cache."""
+    table = Table("finished jobs", "cache", "run until its first job", "status", "driver's peak memory", "aim")
+    table.title = f"resume, {arguments.rounds} rounds"
+    aims = {10_000: "1 s, 150 MB", 100_000: "10 s, 500 MB"}
+    for size in arguments.sizes:
+        experiment = make_experiment(folder / f"resume-{size}", size)
+        found: dict[str, list[list[float]]] = {"none": [], "there": []}
+        for number in range(2 * arguments.rounds):
+            cache = ("none", "there")[number % 2]
+            if cache == "none":
+                shutil.rmtree(experiment.state, ignore_errors=True)
+            status_s = median_s([sys.executable, "-m", "hyperpower_runner", "status", str(experiment.root)], 1)
+            begun_s, memory_mb = run_search(experiment, size + number + 1, 1)
+            (started_s,) = starts_of(experiment, size + number + 1, size + number + 1)
+            found[cache].append([started_s - begun_s, status_s, memory_mb])
+        for cache, rows in found.items():
+            times = [f"{spread([row[column] for row in rows], '.2f')} s" for column in (0, 1)]
+            shown = [*times, f"{max(row[2] for row in rows):.0f} MB"]
+            table.add_row(f"{size:,}", cache, *shown, aims.get(size, ""))
+        shutil.rmtree(experiment.root)
+    return table
+
+
+def step(arguments: argparse.Namespace, folder: Path) -> Table:
+    """The time in which a search proposes a job, takes it in, and ends it."""
+    table = Table("finished jobs", *(f"{method}, ms" for method in ("rand", "rand-walk")), title="one step of a search")
+    for size in sorted({100, *arguments.sizes}):
+        history, shown = History(finished_trials(size)), []
+        for method in ("rand", "rand-walk"):
+            search, times_ms = Search({**CONFIG, "method": method}, history=history), []
+            for _ in range(200):
+                begun = time.perf_counter()
+                job, _ = search.propose()
+                search.add(job)
+                search.end(job.job_id, Result(Status.COMPLETED, {"error": 0.5}))
+                times_ms.append(1000 * (time.perf_counter() - begun))
+            shown.append(f"{statistics.median(times_ms):.2f} (the first {times_ms[0]:.0f})")
+        table.add_row(f"{size:,}", *shown)
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=40, help="no-op jobs in each round")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of search and bare loop in turn")
-    parser.add_argument("--finished", type=int, default=1000, help="finished jobs in the directory before")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="which tables")
+    parser.add_argument("--jobs", type=int, default=100, help="no-op jobs in each round of idle and throughput")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds in turn")
+    parser.add_argument("--finished", type=int, default=1000, help="idle: finished jobs in the directory before")
+    parser.add_argument("--slots", type=int, nargs="+", default=[2, 8], help="throughput: max-concurrent")
+    parser.add_argument("--optuna", default=sys.executable, help="throughput: a python that has Optuna 5")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000], help="resume, step: finished jobs")
+    parser.add_argument("--folder", type=Path, help="where to make directories; default: a temporary one")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        experiment = make_experiment(Path(folder), arguments.finished)
-        pairs, memory_mb = [], 0.0
-        for _ in range(arguments.rounds):
-            searched_s, memory_mb = search_period_s(experiment, arguments.jobs)
-            pairs.append((searched_s, bare_period_s(experiment.root, arguments.jobs)))
-    idle_ms = [1000 * (searched - bare) for searched, bare in pairs]
-    table = Table("what", "measured", "aim", title=f"driver, {arguments.finished:,} finished jobs, one slot")
-    table.add_row("period of a no-op job, search", f"{1000 * statistics.median(p[0] for p in pairs):.0f} ms", "")
-    table.add_row("period of a no-op job, bare loop", f"{1000 * statistics.median(p[1] for p in pairs):.0f} ms", "")
-    spread = f"{statistics.median(idle_ms):.1f} ms ({min(idle_ms):.1f} to {max(idle_ms):.1f})"
-    table.add_row("idle over the cost of the processes", spread, "20 ms")
-    table.add_row("peak memory of the driver", f"{memory_mb:.0f} MB", "150 MB")
-    help_s = median_s([sys.executable, "-m", "hyperpower_runner", "--help"], 2 * arguments.rounds)
-    table.add_row("hyperpower-runner --help", f"{help_s:.2f} s", "0.5 s")
-    table.add_row("import hyperpower_runner.objective", f"{import_ms(2 * arguments.rounds):.0f} ms", "50 ms")
-    Console().print(table)
+    parts = {"idle": idle, "throughput": throughput, "resume": resume, "step": step}
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        check_honest(Path(folder) / "honest")
+        for name in arguments.parts:
+            Console().print(parts[name](arguments, Path(folder)))
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ class Optuna(Modelling):
         self.study = optuna.create_study(sampler=sampler)
         self.distributions = distributions(problem)
         self.proposal: Any = None
-        self.known: dict[str, Outcome] = {}
+        self.known: dict[bytes, Outcome] = {}
 
     def propose(self) -> Params:
         for _ in range(self.most_rejected):

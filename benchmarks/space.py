@@ -20,9 +20,9 @@ from rich.table import Table
 
 from hyperpower_runner.config import parse_text
 from hyperpower_runner.hardware.models import HardwareModels
+from hyperpower_runner.history import History
 from hyperpower_runner.methods.rand import Rand
 from hyperpower_runner.space import Space, parse_constraints
-from hyperpower_runner.trial import History
 
 CONFIG = Path(__file__).parents[1] / "experiments" / "cifar10" / "config.json"
 CHUNK = 65_536

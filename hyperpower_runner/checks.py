@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 
 from hyperpower_runner.config import ExperimentConfig
-from hyperpower_runner.errors import InfeasibleError, MeterError, ModelsError
+from hyperpower_runner.errors import InfeasibleError, LaunchError, MeterError, ModelsError
 from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.hardware.bench import make_bench
 from hyperpower_runner.hardware.platforms import disagreement, measured_by
+from hyperpower_runner.launchers import slurm, slurm_commands
 from hyperpower_runner.search import Search
 from hyperpower_runner.terminal import say
 from hyperpower_runner.view import describe_constraint
@@ -35,7 +36,7 @@ def check_device(experiment: Experiment, config: ExperimentConfig) -> None:
         ) as bench:
             wrong = disagreement({**config.platform, **bench.platform}, models.platform)
     except MeterError as error:
-        for metric in config.constraints:
+        for metric in config.constraints if config.scheduler == "local" else ():
             if metric in measured_by(config.platform) and metric not in models.models:
                 raise MeterError(f"{error} (constraints.{metric} depends on it, since no model predicts it)") from None
         say(f"The device cannot be seen from here, so completed jobs may not be measured: {error}")
@@ -44,6 +45,22 @@ def check_device(experiment: Experiment, config: ExperimentConfig) -> None:
         raise ModelsError(
             f"{experiment.models_file}: its models are of another device ({wrong}); profile and fit this one"
         )
+
+
+def check_scheduler(experiment: Experiment, config: ExperimentConfig, *, patient: bool = False) -> None:
+    """Refuse a cluster that does not take these jobs; where a search was begun (`patient`), it is said, and goes on."""
+    if config.scheduler != "slurm":
+        return
+    try:
+        slurm_commands.check(slurm.words_of(config))
+        return
+    except slurm_commands.LaterError as error:
+        problem = f"Slurm takes no jobs now ({error})"
+    except LaunchError as error:
+        problem = f"{experiment.config_file}: a job with these scheduler-args could not run: {error}"
+    if not patient:
+        raise LaunchError(problem)
+    say(f"{problem}; waiting for it to take the jobs of this search")
 
 
 def tell_of_unknown(experiment: Experiment, config: ExperimentConfig) -> None:

@@ -17,6 +17,7 @@ from hyperpower_runner.errors import ConfigError, ExpressionError, did_you_mean,
 from hyperpower_runner.hardware.measurement import Protocol
 from hyperpower_runner.hardware.platforms import METERS, OWN_KEYS, is_simulated
 from hyperpower_runner.job_files import SCHEMA
+from hyperpower_runner.sbatch_options import words_of
 from hyperpower_runner.space import Space, Variable, parse_constraints
 from hyperpower_runner.stopping import StoppingRule
 
@@ -46,6 +47,7 @@ class ExperimentConfig:
     initial_points: how many evaluations hw-ieci and hw-cwei draw before their Gaussian process proposes.
     noiseless: whether an evaluation repeated gives the same value again (Spearmint's likelihood NOISELESS).
     platform: the device that budgets are about; measure_jobs: whether completed jobs are measured on it.
+    scheduler_args: words of further options of sbatch, for the scheduler "slurm".
     samples, protocol: how many structures are profiled on it, and how. simulated_models: whether the hardware models at
         hand are of a simulated platform, whatever `platform` says.
     """
@@ -72,6 +74,7 @@ class ExperimentConfig:
     samples: int
     protocol: Protocol
     scheduler: str
+    scheduler_args: tuple[str, ...]
     max_concurrent: int
     polling_time_s: float
     timeout_s: float | None
@@ -154,6 +157,7 @@ def _config(file: ConfigFile, runnable: bool) -> ExperimentConfig:
         samples=file.profiling.samples,
         protocol=_protocol(file),
         scheduler=file.scheduler,
+        scheduler_args=_scheduler_args(file),
         max_concurrent=file.max_concurrent,
         polling_time_s=file.polling_time,
         timeout_s=file.timeout_s,
@@ -233,6 +237,16 @@ def _likelihood(file: ConfigFile) -> str:
 def _evaluations(file: ConfigFile) -> int | None:
     given = [number for number in (file.budget.evaluations, file.max_finished_jobs) if number is not None]
     return min(given, default=None)
+
+
+def _scheduler_args(file: ConfigFile) -> tuple[str, ...]:
+    words = words_of(file.scheduler_args)
+    if words and file.scheduler != "slurm":
+        raise ConfigError(
+            f'scheduler-args are options of Slurm\'s sbatch, but scheduler is "{file.scheduler}"; delete them, or set'
+            ' "scheduler": "slurm"'
+        )
+    return words
 
 
 def _platform(file: ConfigFile) -> dict[str, Any]:

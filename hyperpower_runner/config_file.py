@@ -157,8 +157,8 @@ class ConfigFile(_File):
     profiling: ProfilingFile = ProfilingFile()
     tasks: dict[str, TaskFile] = {}
     likelihood: Literal["GAUSSIAN", "NOISELESS"] = "GAUSSIAN"
-    scheduler: Literal["local"] = "local"
-    scheduler_args: dict[str, Any] = {}
+    scheduler: Literal["local", "slurm"] = "local"
+    scheduler_args: dict[str, str | bool | int | FiniteFloat] | list[str] = {}
     max_concurrent: Annotated[int, Field(ge=1, le=10_000)] = 1
     max_finished_jobs: PositiveInt | None = None
     polling_time: PositiveFloat = 1.0

@@ -34,6 +34,7 @@ def profile(
     from hyperpower_runner.hardware.measurement import quickened
     from hyperpower_runner.hardware.profiling import Profiler
     from hyperpower_runner.launchers.interrupts import ended_by_signals
+    from hyperpower_runner.locks import device_lock
     from hyperpower_runner.profile_view import ProfileLines, profile_json, profile_text
 
     experiment, config = opened(directory)
@@ -54,7 +55,7 @@ def profile(
             live = experiment.live_jobs()
             if live:
                 raise HyperPowerError(f"{directory}: jobs {live} are still running; wait, or end them with stop --now")
-            stack.enter_context(experiment.device_lock(config.platform, say))
+            stack.enter_context(device_lock(config.platform, say))
             bench = stack.enter_context(contextlib.closing(_bench(experiment, config)))
             view = stack.enter_context(ProfileLines(config))
             found = Profiler(experiment, config, bench, protocol, count, view).run()

@@ -1,4 +1,4 @@
-"""The experiment directory: where every file lies, how it is read, and the lock of the one driver.
+"""The experiment directory: where every file lies, and how it is read.
 
     config.json, jobs/000001/..., rejected.jsonl, hardware/models.json, state/, driver.lock, stop
 
@@ -11,18 +11,14 @@ import contextlib
 import gc
 import os
 import re
-import shlex
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from hyperpower_runner import presence, processes
+from hyperpower_runner import processes
 from hyperpower_runner.config import ExperimentConfig, parse_text
-from hyperpower_runner.errors import ConfigError, ExperimentError, LockedError, did_you_mean
+from hyperpower_runner.errors import ConfigError, ExperimentError, did_you_mean, shortened
 from hyperpower_runner.finished import FinishedJobs
 from hyperpower_runner.hardware import models as hardware_models
 from hyperpower_runner.hardware.features import Features, load_features
@@ -38,26 +34,30 @@ from hyperpower_runner.job_files import (
     read_json_lines,
     write_json,
 )
+from hyperpower_runner.locks import HeldDirectory
 from hyperpower_runner.trial import Job, Rejection, Result, Status, Trial
+from hyperpower_runner.untrusted import open_regular
 
+REJECTION = re.compile(  # a whole line of rejected.jsonl
+    rb'\{"schema": %d, "id": (\d{1,9}), "platform": \{[^{}]*\}, "discarded": (\d{1,9}), ' % SCHEMA
+    + rb'"first": \[(?:.*"predictions": \{[^{}]*\}\})?\]\}\n'
+)
+MOST_DISCARDED = 10**15  # candidates, for one job: more cannot have been looked at
+LONGEST_CAUSE = 200  # of what is wrong with a file
 INTERPRETERS = ("python", "python3", "bash", "sh", "Rscript", "julia", "node", "perl", "ruby")
 
 
-class Experiment:
+class Experiment(HeldDirectory):
     """An experiment directory."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        super().__init__(root)
         self.config_file = root / "config.json"
         self.jobs = root / "jobs"
         self.rejected_file = root / "rejected.jsonl"
         self.profile_file = root / "hardware" / "profile.jsonl"
         self.models_file = root / "hardware" / "models.json"
-        self.state = root / "state"
-        self.holder_file = self.state / "driver.json"
         self.finished = FinishedJobs(self.state / "finished.jsonl", self.jobs)
-        self.lock_file = root / "driver.lock"
-        self.stop_file = root / "stop"
 
     # --- what the user wrote
 
@@ -65,7 +65,8 @@ class Experiment:
         """Read and check config.json, which must say what to run if `runnable`; raises ConfigError."""
         where = str(self.config_file)
         try:
-            text = self.config_file.read_text(encoding="utf-8-sig")
+            with open_regular(self.config_file) as file:
+                text = file.read().decode("utf-8-sig")
         except FileNotFoundError:
             missing = "holds no config.json" if self.root.is_dir() else "is not a directory"
             raise ConfigError(f"{self.root}: {missing}; make an experiment with: hyperpower-runner init DIR") from None
@@ -133,10 +134,12 @@ class Experiment:
     def write_job(self, job: Job) -> None:
         """Make a job's folder with its job.json; raises ExperimentError where something of a job is there."""
         files = self.job_files(job.job_id)
-        make_folder(files.folder)
+        make_folder(self.jobs)
+        files.folder.mkdir(exist_ok=True)
         if files.result.exists() or files.last_attempt():
             raise ExperimentError(f"{files.folder}: holds what is left of another job; delete this folder, then resume")
-        if not write_json(files.job, job.to_json(), exclusive=True):
+        # A job that a power loss takes away before its worker claims it (see `worker.main`) is proposed again.
+        if not write_json(files.job, job.to_json(), exclusive=True, named=False):
             raise ExperimentError(f"{files.job}: was written by another driver; see who runs this search with status")
 
     def restore_job(self, job: Job) -> None:
@@ -153,19 +156,23 @@ class Experiment:
         """
         with _without_looking_for_garbage():
             known, fresh = self.finished.read(), []
+            shared: dict[str, Any] = {}
             trials = list(known.values())
             for job_id in self._job_ids():
                 if job_id not in known:
                     stamp = self.finished.stamp(job_id)  # before the files are read, lest a change between be missed
-                    trial = self.read_trial(job_id)
+                    trial = self.read_trial(job_id, shared)
                     trials += [trial] if trial is not None else []
                     fresh += [(stamp, trial)] if trial is not None and trial.ended and stamp is not None else []
             if keep:
                 self.finished.keep(fresh)
             return History(trials)
 
-    def read_trial(self, job_id: int) -> Trial | None:
-        """Read one job; None for a folder that a driver was about to fill when it was killed."""
+    def read_trial(self, job_id: int, shared: dict[str, Any] | None = None) -> Trial | None:
+        """Read one job; None for a folder that a driver was about to fill when it was killed.
+
+        shared: of many jobs that are read, keeps what they have in common, to be once in memory.
+        """
         path = self._job_file(job_id, "job.json")
         content = read_json(path)
         if content is None:
@@ -175,10 +182,11 @@ class Experiment:
                 raise ExperimentError(f"{files.folder}: holds {left} but no job.json; restore it or delete the folder")
             return None
         try:
-            job = Job.from_json(content)
+            job = Job.from_json(content if shared is None else _with_shared(content, shared))
             _check_id(job.job_id, job_id)
         except (KeyError, TypeError, ValueError) as error:
-            raise ExperimentError(f"{path}: is not a job file ({error!r}); restore it or delete its folder") from None
+            found = shortened(repr(error), LONGEST_CAUSE)
+            raise ExperimentError(f"{path}: is not a job file ({found}); restore it or delete its folder") from None
         return Trial(job, self.read_result(job_id))
 
     def read_result(self, job_id: int) -> Result | None:
@@ -190,8 +198,9 @@ class Experiment:
             _check_id(content.get("id", job_id), job_id)
             return Result.from_json(content)
         except (KeyError, TypeError, ValueError) as error:
+            found = shortened(repr(error), LONGEST_CAUSE)
             raise ExperimentError(
-                f"{path}: is not a result ({error!r}); restore it, or delete it to have the job run again"
+                f"{path}: is not a result ({found}); restore it, or delete it to have the job run again"
             ) from None
 
     def write_result(self, job_id: int, result: Result) -> Result:
@@ -209,17 +218,25 @@ class Experiment:
         """When jobs ran, as (begin, end) in seconds since the epoch; of a job tried again, the last attempt."""
         spans = [(trial.result.started_s, trial.result.ended_s) for trial in history if trial.result is not None]
         for trial in history.unfinished:
-            if self.may_run(trial.job_id):
+            worker = self._worker(trial.job_id)
+            if worker is not None:
                 files = self.job_files(trial.job_id)
-                spans.append((files.attempt(files.last_attempt()).stat().st_mtime, now_s))
+                begun_s, age_s = files.attempt(files.last_attempt()).stat().st_mtime, processes.age_s(worker)
+                if age_s is not None and not now_s - age_s <= begun_s <= now_s:  # somebody has set the clock since
+                    begun_s = now_s - age_s
+                spans.append((begun_s, now_s))
         return spans
 
     def may_run(self, job_id: int) -> bool:
         """Whether a worker of this job lives, or cannot be seen from this host."""
+        return self._worker(job_id) is not None
+
+    def _worker(self, job_id: int) -> dict[str, Any] | None:
+        """Who claimed the latest attempt at a job; None where it is dead, or there was none."""
         files = self.job_files(job_id)
         attempt = files.last_attempt()
         identity = read_json(files.attempt(attempt)) if attempt else None
-        return identity is not None and processes.is_alive(identity) is not False
+        return identity if identity is not None and processes.works_in(files.folder, identity) is not False else None
 
     def live_jobs(self) -> list[int]:
         """The jobs without a result that have a worker which may live."""
@@ -255,128 +272,11 @@ class Experiment:
     def read_rejections(self) -> Mapping[int, int]:
         """How many candidates were discarded, by job id; a line written again by a resumed driver counts once."""
         discarded = {}
-        for line in read_json_lines(self.rejected_file):
+        for line in read_json_lines(self.rejected_file, _counted):
             job_id, count = line.get("id"), line.get("discarded")
-            if isinstance(job_id, int) and isinstance(count, int):
+            if isinstance(job_id, int) and isinstance(count, int) and 0 <= count <= MOST_DISCARDED:
                 discarded[job_id] = count
         return discarded
-
-    # --- the driver
-
-    @contextlib.contextmanager
-    def lock(
-        self, doing: str = "search", note: Callable[[str], None] = lambda text: None
-    ) -> Iterator[Callable[[], bool]]:
-        """Hold the directory as its one driver; raises LockedError naming the process that holds it.
-
-        doing: what for, in a word that others are told: "search", "profiling", or "cleaning"; note: is told where it
-        must be watched whether the last holder, on another host, still beats. Yields a function that says whether
-        another driver has overtaken this one, which the kernel prevents where its locks reach.
-        """
-        lock = filelock.FileLock(self.lock_file)
-        try:
-            lock.acquire(timeout=0.5, poll_interval=0.05)  # not 0: `holder` takes it for a moment
-        except filelock.Timeout:
-            raise self._locked(self._read_holder()) from None
-        except NotImplementedError as error:
-            raise LockedError(f"{self.lock_file}: this file system has no locks ({error}); use another one") from None
-        try:
-            self._check_last_holder(note)
-            self.clear_stop()  # before anybody can know whom to stop
-            make_folder(self.state)
-            with presence.shown(self.holder_file, {**presence.of(self.root), "doing": doing}) as overtaken:
-                yield overtaken
-        finally:
-            lock.release()
-
-    def _check_last_holder(self, note: Callable[[str], None]) -> None:
-        """Raise LockedError where the last holder lives, although its lock cannot be seen."""
-        holder = self._read_holder()
-        alive = presence.lives(holder, self.root) if holder else False
-        if holder and alive is None:
-            note(
-                f"Process {holder['pid']} on {holder['host']} left no word that its {holder.get('doing', 'search')}"
-                f" ended; watching for {presence.WATCH_S:g} s whether it still beats"
-            )
-            alive = presence.beats(self.holder_file)
-        if holder and alive:
-            raise self._locked(holder)
-
-    def _locked(self, holder: Mapping[str, Any] | None) -> LockedError:
-        who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
-        what = (holder or {}).get("doing", "search")
-        return LockedError(
-            f"{self.root}: its {what} is already run by {who}; wait for it, or end it with:"
-            f" hyperpower-runner stop {shlex.quote(str(self.root))}"
-        )
-
-    @contextlib.contextmanager
-    def device_lock(
-        self, platform: Mapping[str, Any], note: Callable[[str], None] = lambda text: None
-    ) -> Iterator[None]:
-        """Hold the device that "platform" of config.json names: of a user's processes here, one at a time measures.
-
-        A simulated platform is none, and can be held by all at once. note: is told where another process holds it.
-        """
-        if is_simulated(platform):
-            yield
-            return
-        words = ["hyperpower-runner", str(os.getuid()), platform.get("meter"), platform.get("device", "")]
-        name = re.sub(r"[^A-Za-z0-9.-]", "_", "-".join(map(str, words)))
-        lock = filelock.FileLock(Path(tempfile.gettempdir()) / f"{name}.lock")
-        try:
-            lock.acquire(timeout=0.5, poll_interval=0.05)
-        except filelock.Timeout:
-            note(f"Waiting for another process that measures on this device ({lock.lock_file}).")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def holder(self) -> dict[str, Any] | None:
-        """The process that drives the search now, wherever it runs.
-
-        The kernel's lock says whether there is one. Of one on another host, where locks may not reach, its file says
-        so: "seen_s" is how many seconds ago it beat by this host's clock, "beats" whether that is not long ago.
-        """
-        holder = self._read_holder()
-        if self.lock_file.exists():
-            lock = filelock.FileLock(self.lock_file)
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                return self._read_holder() or {"pid": "?", "host": "?"}  # it may have come a moment ago
-            except (OSError, NotImplementedError):  # a directory that may only be read, or without locks
-                pass
-            else:
-                lock.release()
-        alive = presence.lives(holder, self.root) if holder else False
-        if holder and alive is None:
-            seen_s = presence.age_s(self.holder_file)
-            return {**holder, "seen_s": seen_s, "beats": seen_s < 3 * presence.WATCH_S}
-        return holder if alive else None
-
-    def _read_holder(self) -> dict[str, Any] | None:
-        try:
-            holder = read_json(self.holder_file)
-        except ExperimentError:
-            return None
-        return holder if holder is not None and "pid" in holder and "host" in holder else None
-
-    def request_stop(self, reason: str, *, cancel: bool = False) -> None:
-        """Ask the driver, wherever it runs, to start no more jobs, or also to cancel the running ones."""
-        write_json(self.stop_file, {"reason": reason, "cancel": cancel})
-
-    def stop_request(self) -> dict[str, Any] | None:
-        """The request to stop, or None; any file of that name is one, also one that `touch` made."""
-        try:
-            return read_json(self.stop_file)
-        except ExperimentError:
-            return {}
-
-    def clear_stop(self) -> None:
-        self.stop_file.unlink(missing_ok=True)
 
     def clean(self) -> list[Path]:
         """Delete what a search leaves behind, and return it; config.json, hardware/ and the user's files stay."""
@@ -389,9 +289,23 @@ class Experiment:
         return removed
 
 
+def _counted(line: bytes) -> dict[str, Any] | None:
+    """How many candidates a line of rejected.jsonl counts, without reading them: of many jobs there are gigabytes."""
+    found = REJECTION.fullmatch(line)
+    return {"id": int(found[1]), "discarded": int(found[2])} if found else None
+
+
+def _with_shared(content: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
+    """The content of a job.json, where what stood in another one already is that one's object."""
+    return {
+        name: shared.setdefault(repr(value), value) if isinstance(value, dict | list) and name != "params" else value
+        for name, value in content.items()
+    }
+
+
 @contextlib.contextmanager
 def _without_looking_for_garbage() -> Iterator[None]:
-    """For a block that keeps all it makes: to look for cycles among a million new objects takes as long as making them."""
+    """For a block that keeps all it makes: among a million new objects, to look for cycles takes as long as they do."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -403,5 +317,5 @@ def _without_looking_for_garbage() -> Iterator[None]:
 
 def _check_id(found: object, folder: int) -> None:
     """Raise ValueError for a file that was copied from another job's folder."""
-    if found != folder:
+    if type(found) is not int or found != folder:
         raise ValueError(f"its id is {found!r}, but its folder is that of job {folder}")

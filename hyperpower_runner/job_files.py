@@ -19,27 +19,30 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hyperpower_runner.errors import ExperimentError
+from hyperpower_runner.errors import ExperimentError, shortened
+from hyperpower_runner.untrusted import open_regular, parse_json, regular
 
 SCHEMA = 1
-LONGEST_LINE = 1 << 20  # of an appended file; a longer one is passed over
+LONGEST_LINE = 1 << 20  # of an appended file, with its end; a longer one is passed over
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # of systems without hard links
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1  # of linux/fcntl.h and linux/fs.h
 
 
-def write_json(path: Path, content: dict[str, Any], *, exclusive: bool = False) -> bool:
+def write_json(path: Path, content: dict[str, Any], *, exclusive: bool = False, named: bool = True) -> bool:
     """Write an object with its schema number, atomically; see `write_text`."""
     text = json.dumps({"schema": SCHEMA, **strict(content)}, indent=1, allow_nan=False) + "\n"
-    return write_text(path, text, exclusive=exclusive)
+    return write_text(path, text, exclusive=exclusive, named=named)
 
 
-def write_text(path: Path, text: str, *, exclusive: bool = False) -> bool:
+def write_text(path: Path, text: str, *, exclusive: bool = False, named: bool = True) -> bool:
     """Write a file: temporary file, fsync, rename, all in the same directory.
 
     With `exclusive` an existing file is left alone and False is returned; True says that this call wrote it.
+    named: whether its name, too, must survive a power loss from now on; its content does whenever its name does.
     """
     temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")  # also other hosts and threads write here
     try:
@@ -52,14 +55,15 @@ def write_text(path: Path, text: str, *, exclusive: bool = False) -> bool:
                 return False
         else:
             temporary.replace(path)
-        fsync_directory(path.parent)
+        if named:
+            fsync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
     return True
 
 
 def _give_name(temporary: Path, path: Path) -> bool:
-    """Give a file a second name, unless that is taken; False where it is."""
+    """Give a file the name that it is for, unless that is taken; False where it is."""
     try:
         os.link(temporary, path)  # unlike rename, fails where the name is taken
     except FileExistsError:
@@ -67,11 +71,28 @@ def _give_name(temporary: Path, path: Path) -> bool:
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))  # the claim; filled by the rename
-        except FileExistsError:
+        return _rename_to_free_name(temporary, path)
+    return True
+
+
+def _rename_to_free_name(temporary: Path, path: Path) -> bool:
+    """The same where there are no hard links; False where the name is taken."""
+    import ctypes  # here, since it costs what few need
+
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # Linux has it
+    if rename is not None:
+        if rename(_AT_FDCWD, os.fsencode(temporary), _AT_FDCWD, os.fsencode(path), _RENAME_NOREPLACE) == 0:
+            return True
+        code = ctypes.get_errno()
+        if code == errno.EEXIST:
             return False
-        temporary.replace(path)
+        if code not in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(code, os.strerror(code), str(path))
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))  # the claim; filled by the rename
+    except FileExistsError:
+        return False
+    temporary.replace(path)
     return True
 
 
@@ -100,7 +121,7 @@ def fsync_directory(path: Path) -> None:
 def touched_ns(path: Path) -> int:
     """When a file was last modified, 0 where there is none. It is opened, because NFS then asks its server."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return 0
     try:
@@ -150,11 +171,11 @@ def read_json(path: Path | str) -> dict[str, Any] | None:
     Raises ExperimentError for a file that is unreadable, is not a JSON object, or has a newer schema number.
     """
     try:
-        with io.FileIO(path) as file:  # the fastest, for those who read 100,000 jobs
-            content = json.loads(file.readall())
+        with io.FileIO(path, opener=regular) as file:  # the fastest, for those who read 100,000 jobs
+            content = parse_json(file.readall())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ExperimentError(f"{path}: cannot be read as JSON ({error}); restore the file or delete it") from None
     if not isinstance(content, dict):
         raise ExperimentError(f"{path}: a JSON object was expected, found {type(content).__name__}")
@@ -167,7 +188,7 @@ def check_schema(content: dict[str, Any], where: str) -> None:
     schema = content.get("schema", SCHEMA)
     if not isinstance(schema, int) or schema > SCHEMA:
         raise ExperimentError(
-            f"{where}: its schema number is {schema!r}, but this version knows numbers up to {SCHEMA};"
+            f"{where}: its schema number is {shortened(repr(schema))}, but this version knows numbers up to {SCHEMA};"
             " use a newer hyperpower_runner"
         )
 
@@ -178,7 +199,7 @@ def append_json_line(path: Path, content: dict[str, Any], *, durable: bool = Fal
     durable: whether it must survive a power loss.
     """
     line = (json.dumps(strict(content), allow_nan=False) + "\n").encode()
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
     try:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
@@ -193,12 +214,17 @@ def append_json_line(path: Path, content: dict[str, Any], *, durable: bool = Fal
         os.close(descriptor)
 
 
-def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of an appended file; lines that are torn or are not objects are passed over."""
+def read_json_lines(
+    path: Path, shortcut: Callable[[bytes], dict[str, Any] | None] = lambda line: None
+) -> Iterator[dict[str, Any]]:
+    """Yield the objects of an appended file; lines that are torn or are not objects are passed over.
+
+    shortcut: gives what is wanted of a whole line that it knows how to read faster.
+    """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for line in file:
-                content = _object_of(line)
+                content = shortcut(line) or _object_of(line)
                 if content is not None:
                     yield content
     except FileNotFoundError:
@@ -207,8 +233,8 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def _object_of(line: bytes) -> dict[str, Any] | None:
     try:
-        content = json.loads(line) if len(line) <= LONGEST_LINE else None
-    except (ValueError, RecursionError):
+        content = parse_json(line) if len(line) <= LONGEST_LINE else None
+    except ValueError:
         return None
     return content if isinstance(content, dict) else None
 
@@ -217,34 +243,34 @@ class AppendedLines:
     """The objects of an appended file, read as it grows: each look costs what was added since the last.
 
     A last line without its end is left for the next look. A file that shrank is read from its start again.
+    offset: up to where it was read, in bytes.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._offset = 0
+        self.offset = 0
 
     def new(self, most_bytes: int = 16 * LONGEST_LINE) -> list[dict[str, Any]]:
         """What was added since the last look, of at most so many bytes; the rest is for the next one."""
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 size = file.seek(0, os.SEEK_END)
-                self._offset = self._offset if size >= self._offset else 0
-                file.seek(self._offset)
+                self.offset = self.offset if size >= self.offset else 0
+                file.seek(self.offset)
                 chunk = file.read(most_bytes)
         except FileNotFoundError:
             return []
         ended = chunk.rfind(b"\n") + 1
-        if not ended and len(chunk) > LONGEST_LINE:  # no line that anyone will read
-            self._offset += len(chunk)
-        self._offset += ended
-        objects = (_object_of(line) for line in chunk[:ended].split(b"\n"))
+        # Of a line that is too long, so much is read once more that the rest of it is too long as well.
+        self.offset += ended or max(0, len(chunk) - LONGEST_LINE)
+        objects = map(_object_of, io.BytesIO(chunk[:ended]))
         return [content for content in objects if content is not None]
 
 
 def last_json_line(path: Path, limit_bytes: int = 8192) -> dict[str, Any] | None:
     """The last object of an appended file, looked for in its last bytes only; None where there is none."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - limit_bytes))
             objects = [_object_of(line) for line in file]
     except FileNotFoundError:
@@ -305,7 +331,7 @@ class JobFiles:
     def log_tail(self, lines: int = 12, limit_bytes: int = 8192) -> str:
         """The last lines of output.log, or '' where there is none."""
         try:
-            with self.output.open("rb") as file:
+            with open_regular(self.output) as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - limit_bytes))
                 text = file.read().decode("utf-8", errors="replace")
         except FileNotFoundError:

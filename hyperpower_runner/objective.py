@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperpower_runner import stopping, trial
-from hyperpower_runner.errors import HyperPowerError, ObjectiveError
+from hyperpower_runner.errors import HyperPowerError, ObjectiveError, shortened
 from hyperpower_runner.job_files import JobFiles, append_json_line, read_json, strict
 
 if TYPE_CHECKING:
@@ -77,10 +77,10 @@ class Job:
         self.facts: dict[str, Any] = {}
         self._content = content
         self._files = files
-        self._curve: list[stopping.CurvePoint] = []
         self._started_s = time.monotonic()
+        self._told_of_loss = False
         rule = content.stopping_rule
-        self._rule = stopping.StoppingRule.from_json(rule) if rule is not None else None
+        self._curve = stopping.WatchedCurve(stopping.StoppingRule.from_json(rule)) if rule is not None else None
 
     @property
     def epochs(self) -> int:
@@ -92,16 +92,25 @@ class Job:
     def report(
         self, *, epoch: float, error: float | None = None, loss: float | None = None, **more: float | None
     ) -> None:
-        """Append one point of the learning curve to progress.jsonl; `epoch` counts as the script likes."""
+        """Append one point of the learning curve to progress.jsonl; `epoch` counts as the script likes.
+
+        A point that cannot be written, as on a full disk, is left out of the file: it is worth less than the training.
+        """
         epoch = epoch if isinstance(epoch, int | float) else float(epoch)
         error, loss = _plain(error), _plain(loss)
-        self._curve.append(stopping.CurvePoint(epoch, error, loss))
+        if self._curve is not None:
+            self._curve.add(stopping.CurvePoint(epoch, error, loss))
         line = {"epoch": epoch, "error": error, "loss": loss, "time_s": self._age_s()}
         line.update({name: _plain(value) for name, value in more.items()})
-        if self._files is not None:
-            append_json_line(self._files.progress, line)
-        else:
+        if self._files is None:
             print(json.dumps(strict(line)), file=sys.stderr, flush=True)
+            return
+        try:
+            append_json_line(self._files.progress, {"id": self.job_id, **line})
+        except OSError as reason:
+            if not self._told_of_loss:
+                print(f"warning: {self._files.progress}: points are left out ({reason})", file=sys.stderr, flush=True)
+            self._told_of_loss = True
 
     def describe(self, **facts: Any) -> None:
         """Say what the inference step is really run with, such as `batch_size` and `dtype`: measurements carry it."""
@@ -117,11 +126,16 @@ class Job:
 
     def decision(self) -> stopping.Decision:
         """What the stopping rule (3.2) says of the curve reported so far."""
-        return stopping.decide(self._curve, self._rule) if self._rule else stopping.CONTINUE
+        return self._curve.decision if self._curve is not None else stopping.CONTINUE
 
     def should_stop(self) -> bool:
         """True when the training diverges, or when somebody asked this job to stop: return what there is soon."""
-        return self.decision().stop or (self._files is not None and self._files.stop.exists())
+        if self.decision().stop or self._files is None:
+            return self.decision().stop
+        try:
+            return self._files.stop.exists()
+        except OSError:  # a shared file system is away
+            return False
 
     def predict(self) -> dict[str, float]:
         """What the hardware models predict for these params, by metric; empty where there are no models."""
@@ -202,8 +216,8 @@ def read_job(path: Path) -> trial.Job:
         raise ObjectiveError(f"{path}: there is no such file; a job.json was expected")
     try:
         return trial.Job.from_json(content)
-    except (KeyError, TypeError) as error:
-        raise ObjectiveError(f"{path}: is not a job file ({error})") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ObjectiveError(f"{path}: is not a job file ({shortened(str(error))})") from None
 
 
 def _parameter(word: str) -> tuple[str, Any]:

@@ -12,8 +12,10 @@ writes no file.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +29,9 @@ from hyperpower_runner.errors import ConfigError, ParamsError, SearchError, did_
 from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.hardware.margins import recalibrated
 from hyperpower_runner.hardware.models import HardwareModels
+from hyperpower_runner.history import History
 from hyperpower_runner.job_files import as_number
-from hyperpower_runner.trial import ENDED, History, Job, Params, Recommendation, Rejection, Result, Status, Trial
+from hyperpower_runner.trial import ENDED, Job, Params, Recommendation, Rejection, Result, Status, Trial
 
 RECOMMENDATION = 1  # the third word of the seed of `recommend`, so that it draws what no job draws
 
@@ -68,11 +71,9 @@ class Search:
             )
         self.config = config
         self.models = models or HardwareModels(config.space)
-        self._trials = {trial.job.job_id: trial for trial in history or ()}
-        self._history: History | None = None
-        check_jobs(config, self.history, where)
-        self._trials = {trial.job_id: trial for trial in in_hindsight(self.history, self.models)}
-        self._history = None
+        check_jobs(config, history or (), where)
+        self._history = History(in_hindsight(history or (), self.models))
+        self._copy: History | None = None
         self._method: tuple[Mapping[str, float], methods.Method] | None = None
 
     # --- what users call
@@ -98,7 +99,7 @@ class Search:
         Raises SearchError for a job that is not pending, or for what is no result of it.
         """
         is_id = isinstance(job_id, int | np.integer) and not isinstance(job_id, bool)
-        trial = self._trials.get(job_id) if is_id else None
+        trial = self._history.get(job_id) if is_id else None
         if trial is None:
             pending = [job.job_id for job in self.pending]
             raise SearchError(f"there is no job {shortened(repr(job_id))}; the ids of the pending ones are {pending}")
@@ -121,17 +122,17 @@ class Search:
 
     def best(self) -> Trial | None:
         """The best completed trial that meets every constraint: `.job_id`, `.params`, `.metrics`; None before one."""
-        return deepcopy(self.history.best(self.config.constraints))
+        return deepcopy(self._history.best(self.config.constraints))
 
     def recommend(self) -> Recommendation | None:
         """The point that the surrogate's posterior mean prefers, tried or not; None where too little is known."""
-        rng = np.random.default_rng([self.config.seed, len(self.history), RECOMMENDATION])
-        return methods.recommend(self.config, self.calibrated_models, self.history, rng)
+        rng = np.random.default_rng([self.config.seed, len(self._history), RECOMMENDATION])
+        return methods.recommend(self.config, self.calibrated_models, self._history, rng)
 
     @property
     def calibrated_models(self) -> HardwareModels:
         """The hardware models with the margins that the config, and the jobs so far, call for."""
-        return calibrated(self.models, self.config, self.history)
+        return calibrated(self.models, self.config, self._history)
 
     @property
     def method(self) -> methods.Method:
@@ -143,22 +144,27 @@ class Search:
 
     @property
     def history(self) -> History:
-        """All trials so far, by job id."""
-        if self._history is None:
-            self._history = History(tuple(self._trials[job_id] for job_id in sorted(self._trials)))
-        return self._history
+        """All trials so far, by job id: a copy that stays as it is, made anew where something was added or told."""
+        if self._copy is None:
+            self._copy = History(self._history)
+        return self._copy
 
     @property
     def pending(self) -> list[Job]:
         """The jobs that were asked for and not told yet."""
-        return [deepcopy(trial.job) for trial in self.history if not trial.ended]
+        return [deepcopy(trial.job) for trial in self._history.unfinished]
 
     # --- what the driver calls besides
+
+    @property
+    def live_history(self) -> History:
+        """The history itself, which goes on changing, to be read only: it costs nothing, however long it is."""
+        return self._history
 
     def propose(self) -> tuple[Job, Rejection]:
         """What `ask` would return, and which candidates the hardware models discarded for it; changes nothing."""
         job_id = self._next_id()
-        suggestion = self.method.suggest(self.history, np.random.default_rng([self.config.seed, job_id]))
+        suggestion = self.method.suggest(self._history, np.random.default_rng([self.config.seed, job_id]))
         job = Job(
             job_id=job_id,
             params=suggestion.params,
@@ -171,18 +177,19 @@ class Search:
         return job, suggestion.rejection
 
     def trial(self, job_id: int) -> Trial:
-        return self._trials[job_id]
+        return self._history.trial(job_id)
 
     def add(self, job: Job) -> Trial:
         """Take a job into the history, as pending."""
-        trial = Trial(replace(job, params=deepcopy(job.params)))
-        self._trials[job.job_id], self._history = trial, None
-        return trial
+        return self._put(Trial(replace(job, params=deepcopy(job.params))))
 
     def end(self, job_id: int, result: Result) -> Trial:
         """Give a job its result."""
-        trial = replace(self._trials[job_id], result=result)
-        self._trials[job_id], self._history = trial, None
+        return self._put(replace(self._history.trial(job_id), result=result))
+
+    def _put(self, trial: Trial) -> Trial:
+        self._history.put(trial)
+        self._copy = None
         return trial
 
     def _extrapolated(self, params: Params) -> list[str]:
@@ -191,7 +198,7 @@ class Search:
         return [metric for metric, where in beyond.items() if where[0]]
 
     def _next_id(self) -> int:
-        return max(self._trials, default=0) + 1
+        return self._history.last_id + 1
 
     def _seed(self, job_id: int) -> int:
         return int(np.random.SeedSequence([self.config.seed, job_id]).generate_state(1)[0])
@@ -235,15 +242,17 @@ class Search:
                 raise SearchError(f"job {job.job_id} {what}; call it by that name")
 
 
-def in_hindsight(history: History, models: HardwareModels) -> History:
+def in_hindsight(trials: Iterable[Trial], models: HardwareModels) -> Iterable[Trial]:
     """Judge all jobs by what these models predict of them, whichever there were when they started."""
-    if not models.models or not history.trials:
-        return history
-    predicted = models.predict(np.array([models.space.from_params(trial.params) for trial in history]))
-    return History(tuple(
-        replace(trial, hindsight={metric: float(column[row]) for metric, column in predicted.items()})
-        for row, trial in enumerate(history)
-    ))  # fmt: skip
+    trials = list(trials)
+    if not models.models or not trials:
+        return trials
+    predicted = models.predict(models.space.from_many([trial.params for trial in trials]))
+    columns = {metric: column.tolist() for metric, column in predicted.items()}
+    return (
+        replace(trial, hindsight={metric: column[row] for metric, column in columns.items()})
+        for row, trial in enumerate(trials)
+    )
 
 
 def calibrated(models: HardwareModels, config: ExperimentConfig, history: History) -> HardwareModels:
@@ -251,27 +260,31 @@ def calibrated(models: HardwareModels, config: ExperimentConfig, history: Histor
     modelled = [metric for metric in config.confidence if metric in models.models and config.hardware_aware]
     margins = {metric: models.margin(metric, config.confidence[metric]) for metric in modelled}
     for metric in config.recalibrated & margins.keys():
-        outcomes = _outcomes(models, metric, history)
+        outcomes = _outcomes(metric, history)
         margins[metric] = recalibrated(
             models.ratios(metric), config.confidence[metric], outcomes, config.constraints[metric]
         )
     return replace(models, margins=margins)
 
 
-def _outcomes(models: HardwareModels, metric: str, history: History) -> list[tuple[float, float]]:
-    """What the models predict, and what was measured, of each job that was: in the order of their ids."""
-    trials = [trial for trial in history if as_number(trial.metrics.get(metric)) is not None]
-    if not trials:
-        return []
-    predicted = models.predict(np.array([models.space.from_params(trial.params) for trial in trials]))[metric]
-    measured = [trial.metrics[metric] for trial in trials]
-    pairs = zip(predicted.tolist(), measured, strict=True)
-    return [(before, after) for before, after in pairs if after is not None and np.isfinite(after) and before > 0]
+def _outcomes(metric: str, history: History) -> list[tuple[float, float]]:
+    """What the models at hand predict, and what was measured, of each job that was: in the order of their ids."""
+    pairs = ((trial.predicted(metric), as_number(trial.metrics.get(metric))) for trial in history)
+    return [
+        (before, after)
+        for before, after in pairs
+        if before is not None and after is not None and math.isfinite(after) and before > 0
+    ]
 
 
-def check_jobs(config: ExperimentConfig, history: History, where: str) -> None:
+def check_jobs(config: ExperimentConfig, trials: Iterable[Trial], where: str) -> None:
     """Refuse to go on with jobs of another search: config.json was changed under them. Raises ConfigError."""
-    for trial in history:
+    trials = list(trials)
+    if all(trial.job.metric == config.optimize for trial in trials):
+        with contextlib.suppress(ParamsError):  # of which job, is found out below
+            config.space.from_many([trial.params for trial in trials])
+            return
+    for trial in trials:
         try:
             config.space.from_params(trial.job.params)
         except ParamsError as error:
@@ -279,7 +292,7 @@ def check_jobs(config: ExperimentConfig, history: History, where: str) -> None:
         else:
             if trial.job.metric == config.optimize:
                 continue
-            problem = f'job {trial.job.job_id} was run for "{trial.job.metric}", but optimize is "{config.optimize}"'
+            problem = f'job {trial.job.job_id} was run for "{shortened(trial.job.metric)}", but optimize is "{config.optimize}"'
         raise ConfigError(f"{where}: {problem}; undo the change, or begin a new experiment directory")
 
 

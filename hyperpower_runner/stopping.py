@@ -8,6 +8,7 @@ processes or clocks. Standard library only, because wrapper scripts import it.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -46,7 +47,14 @@ class StoppingRule:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> StoppingRule:
-        return cls(**{name: data[name] for name in cls.__dataclass_fields__ if name in data})
+        """Read a rule; raises TypeError or ValueError where it is none."""
+        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
+        for name, value in known.items():
+            if not isinstance(value, int | float) and not (name == "classes" and value is None):
+                raise TypeError(f"{name} is {value!r}")
+        if known.get("classes") is not None and known["classes"] < 1:
+            raise ValueError(f"classes is {known['classes']!r}")
+        return cls(**known)
 
 
 @dataclass(frozen=True)
@@ -67,31 +75,59 @@ def decide(curve: Iterable[CurvePoint], rule: StoppingRule) -> Decision:
     The decision of the first point that calls for a stop is returned, so it never changes once taken, whatever is
     reported after it.
     """
-    points = list(curve)
-    first_loss: float | None = None
-    lowest_loss, compared = math.inf, 0  # the lowest of points[:compared], which are at least one epoch back
-    for position, point in enumerate(points):
+    watched = WatchedCurve(rule)
+    for point in curve:
+        watched.add(point)
+    return watched.decision
+
+
+class WatchedCurve:
+    """A learning curve as it grows, and what the rule says of it: a point costs the same however many came before.
+
+    decision: as `decide` gives it for all points so far.
+    """
+
+    def __init__(self, rule: StoppingRule) -> None:
+        self.rule = rule
+        self.decision = CONTINUE
+        self._first_epoch: float | None = None
+        self._first_loss: float | None = None
+        self._lowest_loss = math.inf  # of the points that are at least one epoch back
+        self._recent: deque[tuple[float, float]] = deque()  # epoch and loss of those that were not, when looked at
+
+    def add(self, point: CurvePoint) -> Decision:
+        """Take the next point, and return the decision."""
+        if self.decision.stop:
+            return self.decision
+        if self._first_epoch is None:
+            self._first_epoch = point.epoch
+        reason = self._complaint(point, epochs=point.epoch - self._first_epoch + 1)  # scripts count from 0 or from 1
+        if reason is not None:
+            self.decision = Decision(True, point.epoch, reason)
+        self._recent.append((point.epoch, math.inf if point.loss is None else point.loss))
+        return self.decision
+
+    def _complaint(self, point: CurvePoint, epochs: float) -> str | None:
+        """Why to stop after this point, the given number of epochs into the training, or None."""
+        rule, loss = self.rule, point.loss
         if point.error is not None and not math.isfinite(point.error):
-            return Decision(True, point.epoch, f"the error became {point.error:g}")
-        loss = point.loss
+            return f"the error became {point.error:g}"
         if loss is None:
-            continue
+            return None
         if not math.isfinite(loss):
-            return Decision(True, point.epoch, f"the loss became {loss:g}")
-        if first_loss is None:
-            first_loss = loss
-        start = max(first_loss, math.log(rule.classes)) if rule.classes else first_loss
+            return f"the loss became {loss:g}"
+        if self._first_loss is None:
+            self._first_loss = loss
+        start = max(self._first_loss, math.log(rule.classes)) if rule.classes else self._first_loss
         if start > 0 and loss > rule.loss_factor * start:
-            return Decision(True, point.epoch, f"the loss {loss:.4g} is far above its start, {start:.4g}")
-        while compared < position and points[compared].epoch <= point.epoch - 1:
-            earlier = points[compared].loss
-            lowest_loss, compared = min(lowest_loss, math.inf if earlier is None else earlier), compared + 1
-        falling = math.isinf(lowest_loss) or loss < lowest_loss - rule.loss_fall * abs(lowest_loss)
-        epochs = point.epoch - points[0].epoch + 1  # scripts count from 0 or from 1
+            return f"the loss {loss:.4g} is far above its start, {start:.4g}"
+        while self._recent and self._recent[0][0] <= point.epoch - 1:
+            self._lowest_loss = min(self._lowest_loss, self._recent.popleft()[1])
+        lowest = self._lowest_loss
+        falling = math.isinf(lowest) or loss < lowest - rule.loss_fall * abs(lowest)
         if epochs >= rule.after_epochs and not falling and _at_chance(point.error, rule):
-            reason = f"the error {point.error:.4g} is at chance level and the loss {loss:.4g} is not falling"
-            return Decision(True, point.epoch, reason)
-    return CONTINUE
+            return f"the error {point.error:.4g} is at chance level and the loss {loss:.4g} is not falling"
+        return None
 
 
 def _at_chance(error: float | None, rule: StoppingRule) -> bool:

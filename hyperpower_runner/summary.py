@@ -10,13 +10,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hyperpower_runner.config import ExperimentConfig
-from hyperpower_runner.trial import ENDED, History, Recommendation, Status, Trial
+from hyperpower_runner.history import History
+from hyperpower_runner.trial import ENDED, Recommendation, Status, Trial
+
+LONGEST_SPAN_S = 100 * 24 * 3600.0
 
 
 def elapsed_s(spans: Iterable[tuple[float, float]]) -> float:
-    """How long a search has worked, in seconds: the time covered by spans (begin, end), pauses left out."""
+    """How long a search has worked, in seconds: the time covered by spans (begin, end), pauses left out.
+
+    Where a clock was set in the middle of a job, its span says nothing: one that ends before it began, or lasts longer
+    than jobs do, as where a device woke up in 1970, counts 0.
+    """
     total, covered_until = 0.0, float("-inf")
-    for begin, end in sorted(spans):
+    for begin, end in sorted(span for span in spans if 0 <= span[1] - span[0] <= LONGEST_SPAN_S):
         total += max(0.0, end - max(begin, covered_until))
         covered_until = max(covered_until, end)
     return total
@@ -29,7 +36,7 @@ def violations(history: Iterable[Trial], constraints: Mapping[str, float]) -> di
         found = ((values.get(metric), bound) for metric, bound in constraints.items())
         return any(value is not None and value > bound for value, bound in found)
 
-    trials = list(history)
+    trials = list(history) if constraints else []
     return {
         "predicted": sum(exceeds(trial.job.predictions) for trial in trials),
         "measured": sum(exceeds(trial.metrics) for trial in trials),
@@ -38,7 +45,7 @@ def violations(history: Iterable[Trial], constraints: Mapping[str, float]) -> di
 
 def unmeasured(history: Iterable[Trial], constraints: Mapping[str, float]) -> int:
     """How many completed jobs were not measured in some constrained metric: no violation of theirs can be seen."""
-    completed = [trial for trial in history if trial.objective is not None]
+    completed = (trial for trial in history if trial.objective is not None) if constraints else ()
     return sum(any(trial.metrics.get(metric) is None for metric in constraints) for trial in completed)
 
 

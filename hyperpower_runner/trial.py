@@ -1,19 +1,30 @@
-"""What is known of evaluations: jobs, their results, and the history they form; pure, frozen data.
+"""What is known of evaluations: jobs and their results; pure, frozen data.
 
 It knows neither files nor processes. `params` are one point of the search space in natural units; times are seconds
-since the epoch. A metric that was not measured is `None` and never counts as feasible.
+since the epoch. A metric that was not measured is `None` and never counts as feasible. Of the names that each of
+100,000 jobs has in its file, memory holds one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property
 from typing import Any
 
 Params = dict[str, Any]
+# Of the fields that are there: those that are no numbers, or may be left empty.
+JOB_TYPES: tuple[tuple[str, type], ...] = (
+    *(("id", int), ("metric", str), ("command", list), ("extrapolated", list)),
+    *((name, dict) for name in ("params", "env", "predictions", "surrogate", "platform")),
+)
+RESULT_TYPES: tuple[tuple[str, type | tuple[type, ...]], ...] = (
+    *(("metrics", dict), ("extra", dict), ("host", str)),
+    *(("reason", (str, type(None))), ("exit_code", (int, type(None)))),
+)
+LARGEST_INT = 2**53  # up to which floats are exact; a larger one becomes a float, which all arithmetic takes
 
 PROFILE = "profile"  # the task of a job that runs its network for a meter, instead of training it
 
@@ -39,7 +50,7 @@ class Status(str, Enum):
 ENDED = tuple(status for status in Status if status not in (Status.PENDING, Status.RUNNING))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """One evaluation as the driver asked for it; the content of job.json.
 
@@ -106,25 +117,17 @@ class Job:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Job:
         """Read the content of a job.json; raises KeyError or TypeError where it is none."""
-        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
-        for name, kind in (
-            ("id", int),
-            ("params", dict),
-            ("command", list),
-            ("env", dict),
-            ("metric", str),
-            ("surrogate", dict),
-            ("extrapolated", list),
-            ("platform", dict),
-        ):
-            if not isinstance(data.get(name, kind()), kind):
-                raise TypeError(f"{name} is {data[name]!r}")
+        known = {name: value for name, value in data.items() if name in cls.__dataclass_fields__}
+        _check_types(data, JOB_TYPES)
+        if not all(isinstance(name, str) for name in data.get("extrapolated", ())):
+            raise TypeError(f"extrapolated is {data['extrapolated']!r}")
+        known["params"] = {sys.intern(name): value for name, value in data["params"].items()}
         known["created_s"] = _number(data.get("created_s", 0.0))
-        known["predictions"] = {name: _number(value) for name, value in _object(data, "predictions").items()}
+        known["predictions"] = {sys.intern(name): _number(value) for name, value in data.get("predictions", {}).items()}
         return cls(job_id=data["id"], **known)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Result:
     """How a job ended; the content of result.json.
 
@@ -158,14 +161,16 @@ class Result:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Result:
         """Read the content of a result.json; raises KeyError, TypeError or ValueError where it is none."""
-        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data and name != "status"}
-        metrics = _object(data, "metrics")
-        known["metrics"] = {name: value if value is None else _number(value) for name, value in metrics.items()}
-        known.update({name: _number(data.get(name, 0.0)) for name in ("started_s", "ended_s")})
-        return cls(status=Status(data["status"]), **known)
+        known = {name: value for name, value in data.items() if name in cls.__dataclass_fields__}
+        _check_types(data, RESULT_TYPES)
+        known["status"] = Status(data["status"])
+        known["metrics"] = {sys.intern(name): _number_or_none(value) for name, value in data.get("metrics", {}).items()}
+        known["epoch"] = _number_or_none(data.get("epoch"))
+        known["started_s"], known["ended_s"] = _number(data.get("started_s", 0.0)), _number(data.get("ended_s", 0.0))
+        return cls(**known)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rejection:
     """What the hardware models discarded while one job was looked for: how many candidates, and the first of them.
 
@@ -176,7 +181,7 @@ class Rejection:
     first: tuple[dict[str, Any], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Suggestion:
     """What a method proposes to evaluate next.
 
@@ -189,7 +194,7 @@ class Suggestion:
     surrogate: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Recommendation:
     """The point that the surrogate's posterior mean prefers among all feasible ones, tried or not.
 
@@ -208,42 +213,56 @@ class Recommendation:
     converged: bool = True
 
 
-def _object(data: Mapping[str, Any], name: str) -> dict[str, Any]:
-    value = data.get(name, {})
-    if not isinstance(value, dict):
-        raise TypeError(f"{name} is {value!r}, but must be an object")
-    return value
-
-
 def _number(value: object) -> float:
     """Read a number of a file, which has no literal for the ones that are not finite."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if type(value) is float or (type(value) is int and -LARGEST_INT <= value <= LARGEST_INT):
         return value
+    if type(value) is int and abs(value) <= sys.float_info.max:
+        return float(value)
     if value in ("NaN", "Infinity", "-Infinity"):
         return float(str(value))
     raise TypeError(f"{value!r} is not a number")
 
 
-def params_key(params: Params) -> str:
+def _number_or_none(value: object) -> float | None:
+    return None if value is None else _number(value)
+
+
+def _check_types(data: Mapping[str, Any], types: tuple[tuple[str, type | tuple[type, ...]], ...]) -> None:
+    for name, kind in types:
+        if name in data and not isinstance(data[name], kind):
+            raise TypeError(f"{name} is {data[name]!r}")
+
+
+def params_text(params: Params) -> str:
     """Equal for equal params, whatever the order of their names."""
     return repr(sorted(params.items()))
 
 
-@dataclass(frozen=True)
+def params_key(params: Params) -> bytes:
+    """Likewise, in sixteen bytes: a history keeps one for each of its trials."""
+    from hashlib import blake2b  # here, because workers import this module and must start fast
+
+    return blake2b(params_text(params).encode(), digest_size=16).digest()
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """A job with its result, or without one while it is pending or running.
 
     hindsight: what the hardware models at hand predict, which may have been fitted after the job had started. It helps
         to judge the job, but the job was not chosen by it.
+    known_key: the key of the job's params, where it was made before.
     """
 
     job: Job
     result: Result | None = None
     hindsight: Mapping[str, float] = field(default_factory=dict)
+    known_key: bytes = field(default=b"", repr=False, compare=False)
 
-    @cached_property
-    def key(self) -> str:
-        return params_key(self.job.params)
+    @property
+    def key(self) -> bytes:
+        return self.known_key or params_key(self.job.params)
 
     @property
     def job_id(self) -> int:
@@ -269,6 +288,10 @@ class Trial:
         value = self.result.metrics.get(self.job.metric)
         return value if value is not None and math.isfinite(value) else None
 
+    def predicted(self, metric: str) -> float | None:
+        """What the models at hand predict, or else those by which the job was chosen; None where none does."""
+        return self.hindsight.get(metric, self.job.predictions.get(metric))
+
     def constrained_value(self, metric: str) -> float | None:
         """The measured value of a metric, else the predicted one (by the models at hand, if any), else None."""
         known = (values.get(metric) for values in (self.metrics, self.hindsight, self.job.predictions))
@@ -278,47 +301,3 @@ class Trial:
         """True where each constrained metric is known and at most its upper bound."""
         values = {metric: self.constrained_value(metric) for metric in constraints}
         return all(value is not None and value <= constraints[metric] for metric, value in values.items())
-
-
-@dataclass(frozen=True)
-class History:
-    """All trials of a search, ordered by job id."""
-
-    trials: tuple[Trial, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.trials)
-
-    def __iter__(self) -> Iterator[Trial]:
-        return iter(self.trials)
-
-    @cached_property
-    def counts(self) -> dict[Status, int]:
-        """Ended trials by status."""
-        counts: dict[Status, int] = {}
-        for trial in self.trials:
-            if trial.result is not None:
-                counts[trial.result.status] = counts.get(trial.result.status, 0) + 1
-        return counts
-
-    @property
-    def failures(self) -> list[Trial]:
-        """The trials that gave nothing although nobody asked them to end."""
-        return [trial for trial in self.trials if trial.result is not None and trial.result.status.is_failure]
-
-    @cached_property
-    def seen(self) -> frozenset[str]:
-        """The keys of all params tried or being tried; a cancelled trial told nothing and does not count."""
-        return frozenset(
-            trial.key for trial in self.trials if trial.result is None or trial.result.status is not Status.CANCELLED
-        )
-
-    def best(self, constraints: Mapping[str, float]) -> Trial | None:
-        """The incumbent: least objective among the completed trials that meet `constraints`; the first of equals."""
-        best: Trial | None = None
-        lowest = math.inf
-        for trial in self.trials:
-            value = trial.objective
-            if value is not None and value < lowest and trial.is_feasible(constraints):
-                best, lowest = trial, value
-        return best

@@ -21,7 +21,7 @@ from hyperpower_runner.errors import did_you_mean, printable, shortened
 from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.hardware.models import HardwareModels
 from hyperpower_runner.hardware.platforms import measured_by
-from hyperpower_runner.job_files import as_number, read_json_lines
+from hyperpower_runner.job_files import as_number, last_json_line
 from hyperpower_runner.summary import Summary
 from hyperpower_runner.trial import Recommendation, Status, Trial
 
@@ -98,13 +98,13 @@ def show_hardware(trial: Trial, constraints: Mapping[str, float]) -> str:
 class Lines:
     """An observer that writes one line for each thing that happens.
 
-    best: the incumbent's value when the search is resumed, or None.
+    best: the incumbent's value, which whoever resumes a search sets.
     """
 
-    def __init__(self, config: ExperimentConfig, console: Console, best: float | None = None) -> None:
+    def __init__(self, config: ExperimentConfig, console: Console) -> None:
         self.config = config
         self.console = console
-        self.best = best
+        self.best: float | None = None
         self._warned: set[str] = set()
 
     def started(self, trial: Trial, adopted: bool) -> None:
@@ -162,17 +162,15 @@ class Lines:
         return f"{time.strftime('%H:%M:%S')}  job {trial.job.job_id}", "bold"
 
     def _write(self, text: Text) -> None:
-        with contextlib.suppress(BrokenPipeError):  # whoever read along has gone; the search goes on
+        with contextlib.suppress(OSError):  # whoever read along has gone, or the disk is full; the search goes on
             self.console.print(text, soft_wrap=not self.console.is_terminal)  # a terminal would break words
 
 
 class LiveView(Lines):
     """An observer that keeps a panel below the lines: counts, the best so far, running jobs, and what is left."""
 
-    def __init__(
-        self, experiment: Experiment, config: ExperimentConfig, console: Console, best: float | None = None
-    ) -> None:
-        super().__init__(config, console, best)
+    def __init__(self, experiment: Experiment, config: ExperimentConfig, console: Console) -> None:
+        super().__init__(config, console)
         self.experiment = experiment
         self.live = Live(console=console, auto_refresh=False, transient=True)
 
@@ -205,11 +203,9 @@ class LiveView(Lines):
         for heading in ("job", "for", "epoch", self.config.optimize, "loss"):
             table.add_column(Text(heading), justify="right", no_wrap=True)
         table.add_column("params", no_wrap=True, overflow="ellipsis", ratio=1)  # takes the room that the others leave
-        jobs = {trial.job.job_id: trial.job for trial in summary.history if trial.job.job_id in summary.unfinished}
-        for job_id, job in jobs.items():
-            last: dict[str, Any] = {}
-            for line in read_json_lines(self.experiment.job_files(job_id).progress):
-                last = line
+        for job_id in sorted(summary.unfinished):
+            job = summary.history.trial(job_id).job
+            last = last_json_line(self.experiment.job_files(job_id).progress) or {}
             reported = [_show_field(last.get(name)) for name in ("epoch", self.config.optimize, "loss")]
             if job.epochs and last:
                 reported[0] += f"/{job.epochs}"
@@ -217,6 +213,15 @@ class LiveView(Lines):
             # As Text, because params and reports may hold what rich takes for markup.
             table.add_row(*map(Text, (str(job_id), age, *reported, show_params(job.params))))
         return table
+
+
+def show_holder(holder: Mapping[str, Any]) -> str:
+    """What drives the directory, and when it was last seen where it is on a host that cannot be seen from here."""
+    who = f"process {holder['pid']} on {holder['host']}"
+    if "seen_s" not in holder:
+        return f"{holder.get('doing', 'search')}, {who}"
+    seen = f"{who}, last seen {show_duration(holder['seen_s'])} ago"
+    return f"{holder.get('doing', 'search')}, {seen}" if holder["beats"] else f"not running ({seen})"
 
 
 def show_platform(config: ExperimentConfig) -> str:

@@ -1,8 +1,30 @@
-"""What all tests share: hypothesis draws the same examples each time, and measures no time."""
+"""What all tests share: hypothesis draws the same examples each time, and measures no time.
+
+At the end the faults that were injected are told together, from whichever process of pytest they come.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+
 import hypothesis
+import pytest
 
 hypothesis.settings.register_profile("deterministic", derandomize=True, deadline=None, database=None, max_examples=100)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=10_000)  # --hypothesis-profile=long
 hypothesis.settings.load_profile("deterministic")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Sum up what tests recorded as "kills" and "faults": how many there were, by victim."""
+    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    for name in ("kills", "faults"):
+        found: Counter[str] = Counter()
+        for report in reports:
+            for recorded, counts in report.user_properties if report.when == "call" else ():
+                if recorded == name:
+                    found.update(counts)
+        if found:
+            shares = ", ".join(f"{count} of {victim}" for victim, count in sorted(found.items()))
+            what = "random SIGKILLs" if name == "kills" else "faults at chosen points"
+            terminalreporter.write_line(f"{found.total()} {what}: {shares}")

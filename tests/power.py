@@ -36,8 +36,8 @@ def record_fsyncs(record: str, root: str) -> None:
     """Have every later fsync of this process and its forks in `root` recorded."""
     fsync, inside = os.fsync, os.path.realpath(root)
 
-    def recorded(descriptor: Any) -> None:
-        number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
+    def recorded(fd: Any) -> None:
+        number = fd if isinstance(fd, int) else fd.fileno()
         path = str(Path(f"/proc/self/fd/{number}").readlink())
         found = os.fstat(number)
         line: dict[str, Any] = {"path": path, "inode": found.st_ino}
@@ -70,5 +70,5 @@ if __name__ == "__main__":
 
         os.environ[RECORD] = sys.argv.pop(1)
         record_fsyncs(os.environ[RECORD], sys.argv[2])
-        subprocess.Popen = NurseryOfTests  # type: ignore[misc]
+        subprocess.Popen = NurseryOfTests  # type: ignore[misc, assignment]
         cli.main()

@@ -16,7 +16,8 @@ from searching import CONFIG, all_params, command_line, make_experiment, run_com
 
 from hyperpower_runner import __version__, cli, methods
 from hyperpower_runner.experiment import Experiment
-from hyperpower_runner.trial import History, Recommendation
+from hyperpower_runner.history import History
+from hyperpower_runner.trial import Recommendation
 
 COMMANDS = ("init", "validate", "run", "status", "best", "stop", "clean", "schema")
 

@@ -137,7 +137,28 @@ BROKEN: dict[str, tuple[dict[str, Any], list[str]]] = {
     "another language": ({**SMALLEST, "language": "MATLAB"}, ["language", '"MATLAB"', "'PYTHON'"]),
     "an unknown method": ({**SMALLEST, "method": "random"}, ["method", '"random"', '"rand"?']),
     "a misspelt method": ({**SMALLEST, "method": "hw-ieic"}, ["method", '"hw-ieic"', '"hw-ieci"?']),
-    "an unknown scheduler": ({**SMALLEST, "scheduler": "slurm"}, ["scheduler", '"slurm"', "'local'"]),
+    "an unknown scheduler": ({**SMALLEST, "scheduler": "pbs"}, ["scheduler", '"pbs"', "'local' or 'slurm'"]),
+    "a misspelt scheduler": ({**SMALLEST, "scheduler": "Slurm"}, ["scheduler", '"Slurm"', '"slurm"?']),
+    "options of Slurm without it": (
+        {**SMALLEST, "scheduler-args": {"partition": "low"}},
+        ["scheduler-args", '"local"', '"scheduler": "slurm"'],
+    ),
+    "an option of the launcher": (
+        {**SMALLEST, "scheduler": "slurm", "scheduler-args": {"job-name": "a"}},
+        ["scheduler-args", "job-name", "launcher"],
+    ),
+    "an option of sbatch that is a list": (
+        {**SMALLEST, "scheduler": "slurm", "scheduler-args": {"partition": ["a"]}},
+        ["scheduler-args.partition", '["a"]'],
+    ),
+    "options as one text": (
+        {**SMALLEST, "scheduler": "slurm", "scheduler-args": "--partition=low"},
+        ["scheduler-args", '"--partition=low"', "an object"],
+    ),
+    "an option that is no text": (
+        {**SMALLEST, "scheduler": "slurm", "scheduler-args": ["-n", 2]},
+        ["scheduler-args.1", "2", "string"],
+    ),
     "a step of zero": ({**SMALLEST, "method-args": {"sigma-0": 0}}, ["method-args.sigma-0", "0"]),
     "no initial points": ({**SMALLEST, "method-args": {"initial-points": 0}}, ["method-args.initial-points", "0"]),
     "half an initial point": (
@@ -256,8 +277,8 @@ FULL = {
     "profiling": {"samples": 60, "window-s": 4, "repeats": 2, "most-repeats": 5},
     "tasks": {"loss": {"type": "OBJECTIVE", "likelihood": "NOISELESS"}},
     "likelihood": "NOISELESS",
-    "scheduler": "local",
-    "scheduler-args": {"anything": 1},
+    "scheduler": "slurm",
+    "scheduler-args": {"partition": "low", "exclusive": True},
     "max-concurrent": 4,
     "max-finished-jobs": 40,
     "polling-time": 3,
@@ -291,7 +312,8 @@ def test_every_key_reaches_the_config() -> None:
     assert config.evaluations == 40  # the smaller one
     assert config.hours == 2.5
     assert config.platform == {"meter": "nvml", "device": 1, "batch-size": 128, "dtype": "float16"}
-    assert config.scheduler == "local"
+    assert config.scheduler == "slurm"
+    assert config.scheduler_args == ("--partition=low", "--exclusive")
     assert config.max_concurrent == 4
     assert config.polling_time_s == 3
     assert config.timeout_s == 600
@@ -316,6 +338,7 @@ def test_what_is_left_out_has_its_documented_default() -> None:
     assert (config.evaluations, config.hours, config.timeout_s, config.epochs) == (None, None, None, None)
     assert (config.max_concurrent, config.max_retries, config.max_consecutive_failures, config.seed) == (1, 2, 5, 0)
     assert config.space.constraints == ()
+    assert (config.scheduler, config.scheduler_args) == ("local", ())
 
 
 @pytest.mark.parametrize(("entry", "structural"), [

@@ -31,13 +31,14 @@ from hyperpower_runner import processes
 from hyperpower_runner.driver import Why
 from hyperpower_runner.errors import ConfigError, InfeasibleError, LockedError
 from hyperpower_runner.experiment import Experiment
+from hyperpower_runner.history import History
 from hyperpower_runner.job_files import read_json, read_json_lines, write_json
 from hyperpower_runner.launchers import WorkerState
 from hyperpower_runner.launchers.local import LocalLauncher
 from hyperpower_runner.methods.rand import Rand
 from hyperpower_runner.slots import Slots
 from hyperpower_runner.summary import Summary
-from hyperpower_runner.trial import History, Status, Suggestion
+from hyperpower_runner.trial import Status, Suggestion
 
 SLOW = """
     import json, sys, time

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from searching import make_experiment
@@ -51,6 +52,30 @@ def test_rejections_written_again_by_a_resumed_driver_count_once_and_torn_lines_
     experiment.append_rejection(2, Rejection(7), {})
     experiment.append_rejection(2, Rejection(7), {})
     assert experiment.read_rejections() == {1: 5, 2: 7}
+
+
+def test_rejections_are_counted_whatever_their_lines_hold(tmp_path: Path) -> None:
+    """Also by the way that does not read the candidates, which counts whole lines only."""
+    experiment = make_experiment(tmp_path)
+    candidate: dict[str, Any] = {
+        "params": {"kind": '}}]}, "discarded": 9', "widths": [8, 9]},
+        "predictions": {"p": 1.0},
+    }
+    odd = {"meter": "replay", "trace": 'a{"b"}', "note": '"id": 7'}
+    written = [Rejection(0), Rejection(3, (candidate,)), Rejection(250, (candidate,) * 100), Rejection(4, (candidate,))]
+    platforms: list[dict[str, Any]] = [{}, {"meter": "host", "batch-size": 128}, {}, odd]
+    for job_id, (rejection, platform) in enumerate(zip(written, platforms, strict=True), start=1):
+        experiment.append_rejection(job_id, rejection, platform)
+    assert experiment.read_rejections() == {1: 0, 2: 3, 3: 250, 4: 4}
+    whole = experiment.rejected_file.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for end in range(0, len(lines[1])):
+        experiment.rejected_file.write_bytes(lines[0] + lines[1][:end] + b"\n" + lines[3])
+        known = experiment.read_rejections()
+        assert known == {1: 0, **({2: 3} if end == len(lines[1]) - 1 else {}), 4: 4}
+    for line in (b'{"schema": 1, "id": 7, "discarded": "3"}\n', b"\xff\n", b"[7]\n"):
+        experiment.rejected_file.write_bytes(line + whole)
+        assert experiment.read_rejections() == {1: 0, 2: 3, 3: 250, 4: 4}
 
 
 def test_status_is_derived_from_the_files(tmp_path: Path) -> None:

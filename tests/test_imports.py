@@ -15,7 +15,7 @@ PACKAGE = Path(hyperpower_runner.__file__).parent
 
 # A module imports only from rows above its own.
 ROWS = [
-    {"errors", "version"},
+    {"errors", "version", "untrusted"},
     {
         "expression",
         "stopping",
@@ -26,8 +26,11 @@ ROWS = [
         "hardware",
         "hardware.traces",
         "hardware.platforms",
+        "sbatch_options",
     },
-    {"hardware.measurement", "hardware.margins", "hardware.counting"},
+    {"history", "finished", "hardware.measurement", "hardware.margins", "hardware.counting"},
+    {"process_tree", "script_output", "job_watch", "learning_curve", "reported"},
+    {"supervision"},
     {"space", "objective", "config_file"},
     {"hardware.profile", "hardware.features", "hardware.terms", "hardware.validation", "hardware.regression"},
     {"config", "hardware.models"},
@@ -42,12 +45,16 @@ ROWS = [
     {"methods.hw_cwei", "methods.hw_ieci"},
     {"methods.recommendation"},
     {"methods"},
+    {"presence"},
+    {"locks"},
     {"experiment", "launchers", "summary", "hardware.meters"},
     {"hardware.meters.host", "hardware.meters.nvml", "hardware.meters.jetson"},
     {"hardware.meters.rapl", "hardware.meters.replay", "hardware.meters.simulated"},
     {"hardware.bench"},
     {"hardware.profiling"},
-    {"launchers.local", "launchers.interrupts", "worker", "hardware.measuring"},
+    {"launchers.heartbeats", "launchers.interrupts", "worker", "hardware.measuring"},
+    {"launchers.local", "launchers.nursery", "launchers.slurm_commands"},
+    {"launchers.slurm"},
     {"slots", "search"},
     {"hyperpower_runner", "driver", "view"},
     {"profile_view", "terminal"},
@@ -55,22 +62,30 @@ ROWS = [
     {"cli"},
     {"__main__"},
 ]
-STANDARD_LIBRARY_ONLY = {"errors", "stopping", "trial", "job_files", "processes", "objective", "worker", "templates"}
+STANDARD_LIBRARY_ONLY = {
+    *("errors", "stopping", "trial", "job_files", "processes", "objective", "worker", "templates"),
+    *("launchers.nursery", "process_tree", "script_output", "job_watch", "learning_curve", "reported", "supervision"),
+    "untrusted",
+}
 
 # Who may reach out, by what is reached.
 DOORS = {
-    "subprocess": {"launchers.local", "worker", "hardware.bench"},
+    "subprocess": {"launchers.local", "launchers.slurm_commands", "process_tree", "hardware.bench"},
     "signal": {
         "launchers.local",
         "launchers.interrupts",
+        "launchers.nursery",
         "worker",
+        "process_tree",
+        "supervision",
+        "reported",
         "processes",
         "hardware.bench",
         "hardware.measuring",
     },
     "pynvml": {"hardware.meters.nvml"},
     "sklearn": {"hardware.regression"},
-    "filelock": {"experiment"},
+    "filelock": {"locks"},
     "pydantic": {"config_file"},
     "typer": {"cli", "terminal", "device_commands"},
     "rich": {"cli", "view", "profile_view"},
@@ -81,11 +96,12 @@ DOORS = {
     "torch": {"hardware.counting"},
     "emcee": {"surrogate.sampling"},
     "multiprocessing": set(),
-    "socket": {"processes", "slots", "worker"},
+    "socket": {"slots"},
 }
 METERS = {"hardware.bench", *(f"hardware.meters.{name}" for name in ("nvml", "rapl", "jetson", "host"))}
 CLOCKS = {
-    *("driver", "slots", "worker", "launchers.local", "experiment", "cli", "view", "objective", "hardware.profiling"),
+    *("driver", "slots", "worker", "launchers.heartbeats", "launchers.slurm", "launchers.slurm_commands", "presence", "experiment", "cli", "view", "objective", "hardware.profiling"),
+    *("processes", "process_tree", "supervision"),
     *METERS,
 }
 CALLS = {
@@ -103,7 +119,7 @@ CALLS = {
     },
     "np.random.seed": set(),
     "os.system": set(),
-    "os.fork": set(),
+    "os.fork": {"launchers.nursery"},
     "sys.exit": {"cli", "objective", "worker"},
 }
 

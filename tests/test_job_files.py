@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import math
 import multiprocessing
@@ -98,7 +100,17 @@ def test_an_exclusive_write_leaves_an_existing_file_alone(tmp_path: Path) -> Non
     assert names(tmp_path) == ["result.json"]
 
 
-def test_among_threads_one_exclusive_write_wins_and_is_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lacking", ["nothing", "hard links", "hard links and renameat2"])
+def test_among_threads_one_exclusive_write_wins_and_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    if "links" in lacking:
+        monkeypatch.setattr(os, "link", refuse)
+    if "rename" in lacking:
+        monkeypatch.setattr(ctypes, "CDLL", lambda *arguments, **options: object())
     for attempt in range(20):
         path = tmp_path / f"attempt-{attempt}.json"
         won: list[int] = []

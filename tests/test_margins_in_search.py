@@ -15,11 +15,12 @@ from hyperpower_runner.config import parse, parse_text
 from hyperpower_runner.errors import ConfigError, HyperPowerError, InfeasibleError, ModelsError
 from hyperpower_runner.hardware.models import HardwareModels, LinearModel
 from hyperpower_runner.hardware.validation import Score, Validation
+from hyperpower_runner.history import History
 from hyperpower_runner.methods.bayesian import Bayesian
 from hyperpower_runner.methods.observations import Observations
 from hyperpower_runner.search import Search
 from hyperpower_runner.summary import Summary
-from hyperpower_runner.trial import History, Job
+from hyperpower_runner.trial import Job
 from hyperpower_runner.view import describe_constraint
 
 METHODS = ["rand", "rand-walk", "hw-cwei", "hw-ieci"]

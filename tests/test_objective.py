@@ -102,6 +102,7 @@ def test_each_report_is_a_line_of_the_progress(script: Path) -> None:
     assert [(line["error"], line["rate"]) for line in lines] == [(0.9, 0.5)] * 3
     times = [line["time_s"] for line in lines]
     assert times == sorted(times)
+    assert [line["id"] for line in lines] == [12] * 3  # so that it is no other job's, should it get there
 
 
 def test_the_job_may_come_by_the_environment(script: Path) -> None:
@@ -130,6 +131,28 @@ def test_a_training_that_stays_at_chance_level_is_told_to_stop(script: Path) -> 
 def test_without_a_stopping_rule_nothing_is_stopped(script: Path) -> None:
     job = write_job(script.parent, params={"rate": 0.5, "losses": [1.0, 1e9, 1e9]}, stopping_rule=None)
     assert delivered(run_python(script, job))["epochs_done"] == 3
+
+
+def test_a_point_that_cannot_be_written_ends_no_training_and_is_told_once(script: Path) -> None:
+    job = write_job(script.parent)
+    (job.parent / "progress.jsonl").mkdir()
+    run = run_python(script, job)
+    assert delivered(run)["epochs_done"] == 3
+    (line,) = run.stderr.splitlines()
+    assert line.startswith(f"warning: {job.parent}/progress.jsonl: points are left out (")
+
+
+def test_the_rule_sees_points_that_cannot_be_written(script: Path) -> None:
+    params = {"rate": 0.5, "losses": [1.0, 0.5, 1e9, 0.1, 0.1]}
+    job = write_job(script.parent, params=params, stopping_rule={"loss_factor": 5.0})
+    (job.parent / "progress.jsonl").mkdir()
+    assert delivered(run_python(script, job))["epochs_done"] == 3
+
+
+def test_a_script_may_report_and_ask_as_often_as_it_likes(script: Path) -> None:
+    losses = [1.0] * 20_000  # would take minutes if each question looked at all points
+    job = write_job(script.parent, params={"rate": 0.5, "losses": losses}, stopping_rule={})
+    assert delivered(run_python(script, job))["epochs_done"] == 20_000
 
 
 def test_a_stop_file_stops_after_the_next_report(script: Path) -> None:

@@ -53,7 +53,8 @@ def test_a_holder_writes_its_file_again_when_state_is_deleted(tmp_path: Path) ->
 
 
 def test_a_driver_is_refused_while_one_elsewhere_beats_and_not_when_it_is_silent(tmp_path: Path) -> None:
-    experiment, notes = make_experiment(tmp_path), []
+    experiment = make_experiment(tmp_path)
+    notes: list[str] = []
     experiment.state.mkdir()
     ended = threading.Event()
 

@@ -27,8 +27,9 @@ from hyperpower_runner.errors import (
     SpaceExhaustedError,
 )
 from hyperpower_runner.hardware.models import HardwareModels, LinearModel
+from hyperpower_runner.history import History
 from hyperpower_runner.search import Search
-from hyperpower_runner.trial import History, Job, Recommendation, Status, Suggestion
+from hyperpower_runner.trial import Job, Recommendation, Status, Suggestion
 
 METHODS = ["rand", "rand-walk", "hw-cwei", "hw-ieci"]
 README = Path(__file__).parents[1] / "README.md"

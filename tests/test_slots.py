@@ -73,7 +73,8 @@ def test_a_fate_that_a_retry_would_not_change_is_the_result(tmp_path: Path) -> N
 
 
 def test_a_worker_that_never_starts_is_given_up_after_the_retries(tmp_path: Path) -> None:
-    experiment, launcher, notes = job_in(tmp_path), FakeLauncher(Fate("its worker vanished (NODE_FAIL)")), []
+    experiment, launcher = job_in(tmp_path), FakeLauncher(Fate("its worker vanished (NODE_FAIL)"))
+    notes: list[str] = []
     running = Slots(experiment, launcher, 2, notes.append)
     running.start(1)
     for _ in range(2):
@@ -158,7 +159,8 @@ def test_jobs_without_a_driver_are_seen_and_cancelled(tmp_path: Path) -> None:
 def test_jobs_on_hosts_that_cannot_be_seen_are_watched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beats: bool
 ) -> None:
-    experiment, notes = job_in(tmp_path), []
+    experiment = job_in(tmp_path)
+    notes: list[str] = []
     files = experiment.job_files(1)
     write_json(files.attempt(1), {**processes.own_identity(), "host": "elsewhere"})
     monkeypatch.setattr(slots, "WATCH_S", 2.0)
@@ -243,7 +245,8 @@ def test_a_job_whose_folder_was_deleted_before_its_retry_is_written_again(tmp_pa
 
     experiment = make_experiment(tmp_path, budget={"evaluations": 2})
     launcher = LocalLauncher()
-    submit, deleted = launcher.submit, []
+    submit = launcher.submit
+    deleted: list[Path] = []
 
     def submit_into_nothing(files: JobFiles, attempt: int) -> None:
         if not deleted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -356,3 +357,42 @@ def test_a_space_without_constraints_and_no_points_have_well_formed_answers() ->
 def test_constraints_over_what_is_no_number_or_no_variable_are_refused(text: str) -> None:
     with pytest.raises(ExpressionError):
         make_space(text)
+
+
+# --- many points at once
+
+WRONG_ITEMS: list[Any] = [None, True, "x", math.nan, math.inf, 10**400, -1e300, [], [1], {}, 0.5]
+
+
+@given(SPACES, SEEDS, st.data())
+def test_many_params_are_read_as_each_of_them_is(space: Space, seed: int, data: st.DataObject) -> None:
+    points = [space.to_params(values) for values in some_points(space, seed, count=3)]
+    for _ in range(data.draw(st.integers(0, 2))):
+        name = data.draw(st.sampled_from([*points[0], "other"]))
+        point = data.draw(st.sampled_from(points))
+        change = data.draw(st.sampled_from(["drop", "replace", "tuple"]))
+        if change == "drop":
+            point.pop(name, None)
+        elif change == "replace":
+            point[name] = data.draw(st.sampled_from([*WRONG_ITEMS, 1, 1.0]))
+        elif isinstance(point.get(name), list):
+            point[name] = tuple(point[name])
+    expected, found = (outcome(read) for read in (lambda: one_by_one(space, points), lambda: space.from_many(points)))
+    assert found == expected
+
+
+def one_by_one(space: Space, points: list[dict[str, Any]]) -> Any:
+    return np.array([space.from_params(point) for point in points])
+
+
+def outcome(read: Callable[[], Any]) -> tuple[bytes, bool] | str:
+    """The bytes of an array, which tell the signs of zeros and the layout, or the complaint."""
+    try:
+        values = read()
+    except ParamsError as error:
+        return str(error)
+    return values.tobytes(), values.flags.c_contiguous
+
+
+def test_no_params_are_no_rows() -> None:
+    assert Space(tuple(FINITE)).from_many([]).shape == (0, 5)

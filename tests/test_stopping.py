@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperpower_runner.stopping import CONTINUE, CurvePoint, StoppingRule, decide
+from hyperpower_runner.stopping import CONTINUE, CurvePoint, StoppingRule, WatchedCurve, decide
 
 TEN = StoppingRule(classes=10)
 CHANCE_LOSS = math.log(10)
@@ -200,3 +200,30 @@ def test_every_stop_has_an_epoch_of_the_curve_and_a_reason(points: list[CurvePoi
         assert decision.reason
     else:
         assert decision == CONTINUE
+
+
+EPOCHS = st.one_of(st.integers(-3, 9), st.sampled_from([-1e308, 0.5, 1e12, 1e308]))
+ODD_CURVES = st.lists(st.tuples(EPOCHS, ERRORS, NUMBERS), max_size=8).map(
+    lambda points: [CurvePoint(*point) for point in points]
+)
+
+
+@given(ODD_CURVES, RULES)
+def test_epochs_in_any_order_and_of_any_size_give_a_decision(points: list[CurvePoint], rule: StoppingRule) -> None:
+    decision = decide(points, rule)
+    assert decision == CONTINUE or decision.epoch in [point.epoch for point in points]
+
+
+@given(ODD_CURVES, RULES)
+def test_a_curve_that_is_watched_as_it_grows_is_decided_as_a_whole_one(
+    points: list[CurvePoint], rule: StoppingRule
+) -> None:
+    watched = WatchedCurve(rule)
+    for count, point in enumerate(points, start=1):
+        assert watched.add(point) == watched.decision == decide(points[:count], rule)
+
+
+@pytest.mark.parametrize("rule", [{"classes": "ten"}, {"loss_fall": None}, {"after_epochs": [2]}, {"classes": -1}])
+def test_what_is_no_rule_is_refused(rule: dict[str, object]) -> None:
+    with pytest.raises((TypeError, ValueError), match=next(iter(rule))):
+        StoppingRule.from_json(rule)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperpower_runner.config import parse
+from hyperpower_runner.history import History
 from hyperpower_runner.summary import Summary, best_json, elapsed_s, preferred_json, unmeasured, violations
-from hyperpower_runner.trial import History, Job, Recommendation, Result, Status, Trial
+from hyperpower_runner.trial import Job, Recommendation, Result, Status, Trial
 
 BUDGETS = {"power_w": 85.0, "memory_bytes": 1e9}
 
@@ -41,6 +43,25 @@ def test_pauses_between_two_drivers_do_not_count() -> None:
 
 def test_a_clock_that_was_set_back_does_not_make_time_negative() -> None:
     assert elapsed_s([(100, 90)]) == 0
+
+
+@pytest.mark.parametrize(
+    "span",
+    [
+        (1.0, 1.7e9),  # a device that woke up in 1970 and was told the time in the middle of a job
+        (1.7e9, 1.0),
+        (0.0, math.inf),
+        (math.nan, 5.0),
+        (-math.inf, math.inf),
+    ],
+)
+def test_a_job_in_which_the_clock_jumped_counts_nothing(span: tuple[float, float]) -> None:
+    assert elapsed_s([span]) == 0
+    assert elapsed_s([(100.0, 110.0), span, (1.7e9 - 5, 1.7e9 + 5)]) == 20
+
+
+def test_a_job_of_weeks_counts() -> None:
+    assert elapsed_s([(1.7e9, 1.7e9 + 40 * 86400)]) == 40 * 86400
 
 
 @pytest.mark.parametrize(

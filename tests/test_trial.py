@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperpower_runner.job_files import strict
-from hyperpower_runner.trial import ENDED, History, Job, Result, Status, Trial, params_key
+from hyperpower_runner.trial import ENDED, Job, Result, Status, Trial, params_key
 
 BUDGETS = {"power_w": 85.0}
 
@@ -25,31 +25,6 @@ def make_trial(
 ) -> Trial:
     job = Job(job_id=job_id, params={"n": job_id}, seed=0, predictions=predictions or {})
     return Trial(job, None if status is None else Result(status, {"error": error, **metrics}))
-
-
-def best_id(*trials: Trial, constraints: dict[str, float] | None = None) -> int | None:
-    best = History(trials).best(constraints or {})
-    return None if best is None else best.job.job_id
-
-
-def test_the_best_has_the_least_objective() -> None:
-    assert best_id(make_trial(1, 0.3), make_trial(2, 0.1), make_trial(3, 0.2)) == 2
-
-
-def test_the_first_of_equals_is_the_best() -> None:
-    assert best_id(make_trial(1, 0.3), make_trial(2, 0.1), make_trial(3, 0.1)) == 2
-
-
-@pytest.mark.parametrize("status", [status for status in Status if status is not Status.COMPLETED])
-def test_only_completed_trials_can_be_the_best(status: Status) -> None:
-    assert best_id(make_trial(1, 0.3), make_trial(2, 0.1, status)) == 1
-    assert best_id(make_trial(2, 0.1, status)) is None
-
-
-@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
-def test_a_missing_or_non_finite_objective_is_never_the_best(value: float | None) -> None:
-    assert best_id(make_trial(1, 0.3), make_trial(2, value)) == 1
-    assert best_id(make_trial(2, value)) is None
 
 
 def test_a_trial_without_a_result_has_no_objective() -> None:
@@ -68,10 +43,6 @@ def test_the_objective_is_the_metric_that_the_job_asks_for() -> None:
     job = Job(1, {}, 0, metric="loss")
     assert Trial(job, Result(Status.COMPLETED, {"error": 0.1, "loss": 7.0})).objective == 7.0
     assert Trial(job, Result(Status.COMPLETED, {"error": 0.1})).objective is None
-
-
-def test_negative_objectives_are_minimised_too() -> None:
-    assert best_id(make_trial(1, -3.0), make_trial(2, -5.0), make_trial(3, 0.0)) == 2
 
 
 @pytest.mark.parametrize(
@@ -104,27 +75,6 @@ def test_what_was_measured_comes_before_what_was_predicted() -> None:
     assert make_trial(1, 0.1, predictions={"power_w": 80}).is_feasible(BUDGETS)
     assert make_trial(1, 0.1, predictions={"power_w": 80}, power_w=None).constrained_value("power_w") == 80
     assert make_trial(1, 0.1, predictions={"power_w": 80}, power_w=0.0).constrained_value("power_w") == 0.0
-
-
-def test_infeasible_trials_are_passed_over_for_the_best() -> None:
-    trials = [make_trial(1, 0.1, power_w=90), make_trial(2, 0.3, power_w=80), make_trial(3, 0.2)]
-    assert best_id(*trials, constraints=BUDGETS) == 2
-    assert best_id(*trials) == 1
-
-
-def test_ended_trials_are_counted_by_status() -> None:
-    statuses = [Status.COMPLETED, Status.FAILED, Status.COMPLETED, None, Status.TERMINATED]
-    history = History(tuple(make_trial(n, 0.1, status) for n, status in enumerate(statuses)))
-    assert history.counts == {Status.COMPLETED: 2, Status.FAILED: 1, Status.TERMINATED: 1}
-    assert len(history) == 5
-    assert [trial.job.job_id for trial in history] == [0, 1, 2, 3, 4]
-
-
-def test_all_that_was_tried_or_is_being_tried_is_seen_but_not_what_was_cancelled() -> None:
-    trials = {status: make_trial(n, 0.1, status) for n, status in enumerate([None, *ENDED])}
-    expected = {trial.key for status, trial in trials.items() if status is not Status.CANCELLED}
-    assert History(tuple(trials.values())).seen == expected
-    assert len(expected) == len(ENDED)
 
 
 def test_equal_params_have_one_key_and_different_ones_have_two() -> None:

@@ -11,9 +11,10 @@ from searching import make_experiment
 
 from hyperpower_runner import view
 from hyperpower_runner.config import parse
+from hyperpower_runner.history import History
 from hyperpower_runner.job_files import append_json_line
 from hyperpower_runner.summary import Summary
-from hyperpower_runner.trial import History, Job, Recommendation, Result, Status, Trial
+from hyperpower_runner.trial import Job, Recommendation, Result, Status, Trial
 
 CONFIG = parse(
     {

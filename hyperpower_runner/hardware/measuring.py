@@ -25,6 +25,7 @@ from hyperpower_runner.hardware.measurement import Window, quickened, summarise
 from hyperpower_runner.hardware.platforms import MEMORY, SHARED, disagreement
 from hyperpower_runner.hardware.profiling import measure_network, profile_job
 from hyperpower_runner.job_files import strict
+from hyperpower_runner.locks import device_lock
 
 LOOKS = 3  # windows at most, where one does not tell on which side of a budget a network is
 NEAR = 0.02  # of the budget
@@ -43,7 +44,7 @@ def measure(experiment: Experiment, job_id: int) -> dict[str, Any]:
     folder = experiment.state / "measuring" / f"{job_id:06d}"
     protocol = quickened(config.protocol)
     job, words = profile_job(config, job_id, trial.params), [config.seed, AFTER_JOB, job_id]
-    with experiment.device_lock(config.platform):
+    with device_lock(config.platform):
         bench = make_bench(config.platform, experiment.root, experiment.read_features(config))
         try:
             windows: list[Window] = []

@@ -199,7 +199,9 @@ class HardwareModels:
     def margin(self, metric: str, confidence: float) -> float:
         """The margin of a model, see `LinearModel.margin`; raises ModelsError."""
         model = self.models.get(metric)
-        return (model if isinstance(model, LinearModel) else LinearModel({})).margin(confidence, f"{metric}'s model")
+        return (model if isinstance(model, LinearModel) else LinearModel({})).margin(
+            confidence, f"constraints.{metric}.confidence"
+        )
 
     def within(self, predictions: Mapping[str, Array], constraints: Mapping[str, float]) -> NDArray[np.bool_] | bool:
         """The indicators I[P(z) <= PB] I[M(z) <= MB] of Eq. 3, multiplied over the constrained metrics with a model."""

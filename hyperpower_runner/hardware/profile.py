@@ -10,7 +10,6 @@ It does not know how anything is measured.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from hyperpower_runner.hardware.platforms import IDENTITY
 from hyperpower_runner.job_files import SCHEMA, append_json_line, as_number
 from hyperpower_runner.space import Array, Space
 from hyperpower_runner.trial import Params
+from hyperpower_runner.untrusted import open_regular, parse_json
 from hyperpower_runner.version import __version__
 
 DRIFT = "drift"  # flags a point that was measured while the reference network drew more or less than at first
@@ -155,7 +155,8 @@ def read_profile(path: Path, space: Space) -> Profile:
     Raises ProfileError where the file cannot be read, or was written by a newer version.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        with open_regular(path) as file:
+            lines = file.read().split(b"\n")
     except FileNotFoundError:
         return Profile()
     except OSError as error:
@@ -194,7 +195,7 @@ class _MisfitError(ValueError):
 
 
 def _read_line(line: bytes, space: Space) -> Point | Reference | None:
-    content = json.loads(line)
+    content = parse_json(line)
     if content.get("schema", SCHEMA) > SCHEMA:
         raise ProfileError(f"its schema number is {content['schema']!r}; use a newer hyperpower_runner")
     if content["kind"] == "reference":

@@ -16,14 +16,15 @@ LOOK_S = 5.0  # between two looks at one job: a shared file system pays for each
 class Heartbeats:
     """The heartbeats of several jobs, watched since the first time that each was asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, look_s: float = LOOK_S) -> None:
+        self._look_s = look_s
         self._seen: dict[str, tuple[object, float, float]] = {}  # by job folder: signs, when they changed, last look
 
     def silent_s(self, files: JobFiles) -> float:
         """For how many seconds no sign of life was seen to change: 0.0 when it is asked for the first time."""
         now_s, key = time.monotonic(), str(files.folder)
-        signs, changed_s, looked_s = self._seen.get(key, (None, now_s, -LOOK_S))
-        if now_s - looked_s >= LOOK_S:
+        signs, changed_s, looked_s = self._seen.get(key, (None, now_s, -self._look_s))
+        if now_s - looked_s >= self._look_s:
             found = _signs(files)
             changed_s = changed_s if found == signs else now_s
             self._seen[key] = found, changed_s, now_s

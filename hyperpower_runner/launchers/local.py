@@ -7,6 +7,7 @@ identity that it wrote into its attempt file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -23,7 +24,7 @@ from hyperpower_runner import processes
 from hyperpower_runner.errors import ExperimentError, LaunchError
 from hyperpower_runner.job_files import JobFiles, is_full, read_json, write_text
 from hyperpower_runner.launchers import VANISHED, Fate, WorkerState
-from hyperpower_runner.launchers.heartbeats import Heartbeats
+from hyperpower_runner.launchers.heartbeats import LOOK_S, Heartbeats
 
 BLIND_POLL_S = 0.05  # where the system cannot say when a process ends
 PACKAGE_PARENT = Path(__file__).parents[2]  # `python -m` looks for modules in its directory first: not in the user's
@@ -35,19 +36,22 @@ class LocalLauncher:
     """Runs each worker as a process of this machine; adopts those that an earlier driver left.
 
     wake: a descriptor that ends a `poll` early when it becomes readable (a signal arrived), or None.
+    silence_s: for how long a worker on another host may give no sign of life.
     """
 
-    def __init__(self, wake: int | None = None) -> None:
+    def __init__(self, wake: int | None = None, silence_s: float = SILENCE_S) -> None:
         self._started: dict[str, dict[str, Any]] = {}  # identities of this launcher's workers, by job folder
         self._nurseries: dict[Path, subprocess.Popen[bytes]] = {}  # by experiment; few have more than one
-        self._heartbeats = Heartbeats()
+        self._silence_s = silence_s
+        self._heartbeats = Heartbeats(min(LOOK_S, silence_s / 4))
         self._wake = wake
         weakref.finalize(self, _dismiss, self._nurseries)
 
     def submit(self, files: JobFiles, attempt: int) -> None:
         """Start a worker; its own messages and the script's output go to output.log."""
-        if attempt > 1:
-            self._end_remains(files, attempt - 1)
+        if attempt > 1 and not self._end_remains(files, attempt - 1):
+            busy = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(files.folder))
+            raise LaunchError(f"{files.folder}: what its last attempt left running cannot be ended") from busy
         root = files.folder.parent.parent.resolve()
         request = {"job": files.folder.name, "attempt": attempt}
         try:
@@ -104,9 +108,9 @@ class LocalLauncher:
                 return WorkerState.ALIVE
             del self._started[str(files.folder)]
         claim = self._claim(files)
-        alive = processes.is_alive(claim) if claim is not None else False
+        alive = processes.works_in(files.folder, claim) if claim is not None else False
         if alive is None:
-            return WorkerState.GONE if self._heartbeats.silent_s(files) > SILENCE_S else WorkerState.UNKNOWN
+            return WorkerState.GONE if self._heartbeats.silent_s(files) > self._silence_s else WorkerState.UNKNOWN
         return WorkerState.ALIVE if alive else WorkerState.GONE
 
     def _claim(self, files: JobFiles, attempt: int | None = None) -> dict[str, Any] | None:
@@ -120,7 +124,7 @@ class LocalLauncher:
     def _living(self, files: JobFiles) -> dict[str, Any] | None:
         """The identity of a job's worker, where it lives on this machine."""
         found = (self._started.get(str(files.folder)), self._claim(files))
-        return next((identity for identity in found if identity and processes.is_alive(identity)), None)
+        return next((identity for identity in found if identity and processes.works_in(files.folder, identity)), None)
 
     def _wait(self, jobs: Iterable[JobFiles], timeout_s: float) -> None:
         """Sleep until a worker ends, a signal arrives, or the time is over."""
@@ -140,11 +144,10 @@ class LocalLauncher:
         for handle in handles:
             os.close(handle)
 
-    def _end_remains(self, files: JobFiles, attempt: int) -> None:
-        """Kill what a dead worker's script left running on this machine."""
+    def _end_remains(self, files: JobFiles, attempt: int) -> bool:
+        """Kill what a dead worker's script left running on this machine; False where something cannot be killed."""
         claim = self._claim(files, attempt)
-        if claim and processes.is_alive(claim) is False:
-            processes.kill_remains(claim)
+        return not claim or processes.is_alive(claim) is not False or processes.kill_remains(claim)
 
 
 def _ask(nursery: subprocess.Popen[bytes], request: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ def main(root: Path) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # meant for the driver
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system buries the workers
+    processes.prctl()  # loaded once, and not by each worker
     for line in sys.stdin.buffer:
         request = json.loads(line)
         try:
@@ -62,7 +63,7 @@ def _settle(files: JobFiles) -> None:
         Path("/proc/self/comm").write_text(f"hp-job-{files.folder.name}"[:15])
     nowhere = os.open(os.devnull, os.O_RDWR)
     try:
-        log = os.open(files.output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        log = os.open(files.output, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o644)
     except OSError:  # the disk is full: the log is lost, the evaluation need not be
         log = nowhere
     for stream, descriptor in enumerate((nowhere, log, log)):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import select
 import shlex
 import sys
@@ -57,6 +58,7 @@ class _Submission:
     since_s: float
     again_s: float  # when it is submitted again if the queue does not list it
     submissions: int = 0  # by this launcher, and accepted
+    heard: bool = False  # whether the queue was seen since
     entry: slurm.Entry | None = None  # what the queue said of it last
     ended_s: float | None = None  # since when the queue says that it ended, or no longer lists it
     claimed: bool = False  # whether its worker began
@@ -158,7 +160,7 @@ class SlurmLauncher:
             files.launch.unlink(missing_ok=True)
             self._forget(files)
             raise
-        submission.since_s = time.monotonic()
+        submission.since_s, submission.heard = time.monotonic(), False
         submission.again_s = submission.since_s + self._absent_s
 
     def _scancel(self, submission: _Submission) -> None:
@@ -209,12 +211,13 @@ class SlurmLauncher:
         """Take in what the queue says of one job."""
         if self._asked_s <= submission.since_s:
             return  # it was asked before the job was submitted
+        submission.heard = True
         # Of a job that was submitted twice, the one that runs counts; of those that ended, not the one that went home.
         told = max(entries, key=lambda entry: (not entry.ended, entry.state != "COMPLETED"), default=None)
         submission.entry = told or submission.entry
         if told is not None and not told.ended:
             submission.ended_s = None
-        elif submission.entry is not None and submission.ended_s is None:
+        elif (submission.entry is not None or submission.claimed) and submission.ended_s is None:
             submission.ended_s, submission.look_s = time.monotonic(), -math.inf
         if submission.to_cancel:
             self._scancel(submission)
@@ -247,10 +250,12 @@ class SlurmLauncher:
         if entry is None and not submission.claimed:
             return self._fate_unseen(files, submission)
         silent_s = self._heartbeats.silent_s(files)
-        if entry is None or submission.ended_s is not None:
-            over_s = now_s - (submission.since_s if submission.ended_s is None else submission.ended_s)
-            if min(over_s, silent_s) >= self._grace_s or (submission.cancelled and not submission.claimed):
+        if submission.ended_s is not None:
+            over_s = min(now_s - submission.ended_s, silent_s)
+            if over_s >= self._grace_s or (submission.cancelled and not submission.claimed):
                 return _fate_of(files, entry, submission.claimed)
+        elif entry is None:
+            return None  # the queue has not been heard since it began
         elif entry.state != "RUNNING":
             self._heartbeats.forget(files)  # one that is suspended does not beat
             if entry.state == "PENDING" and now_s - submission.since_s > PATIENCE_S:
@@ -262,7 +267,7 @@ class SlurmLauncher:
 
     def _fate_unseen(self, files: JobFiles, submission: _Submission) -> Fate | None:
         """Submit a job that is not in the queue again, unless it was cancelled meanwhile, or too often."""
-        if self._asked_s <= submission.since_s:
+        if not submission.heard:
             return None
         if submission.cancelled:
             return FATES["CANCELLED"]
@@ -294,8 +299,8 @@ class SlurmLauncher:
         record = {}
         with contextlib.suppress(ExperimentError):
             record = read_json(files.launch) or {}
-        attempt, token = record.get("attempt"), record.get("token")
-        if not isinstance(attempt, int) or not isinstance(token, str) or attempt < files.last_attempt():
+        attempt, token = record.get("attempt"), str(record.get("token"))
+        if type(attempt) is not int or attempt < files.last_attempt() or not _is_name_of(files, token):
             return None
         now_s = time.monotonic()
         found = self._submissions[str(files.folder)] = _Submission(token, attempt, now_s, now_s + self._absent_s)
@@ -330,11 +335,16 @@ def _fate_of(files: JobFiles, entry: slurm.Entry | None, claimed: bool) -> Fate:
         return Fate("its worker vanished, and so did its job from the queue of Slurm")
     if entry.state in FATES:
         return FATES[entry.state]
-    if entry.reason == "JobLaunchFailure":
-        return Fate(f"Slurm could not start its worker; does the node see {files.folder}?")
     if claimed:
         return Fate(f"its worker vanished (Slurm says {entry.how})")
+    if entry.unstarted:
+        return Fate(f"Slurm could not start its worker; does its node see {files.folder}?")
     return Fate(f"its worker ended before it began (Slurm says {entry.how}; see {files.output})")
+
+
+def _is_name_of(files: JobFiles, token: str) -> bool:
+    """Whether `submit` may have made it: scancel would take any other name, and "", for somebody else's jobs."""
+    return re.fullmatch(f"{slurm.PREFIX}{int(files.folder.name)}-[0-9a-f]+", token) is not None
 
 
 def _names_in(folder: Path) -> set[str]:

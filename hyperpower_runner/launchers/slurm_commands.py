@@ -54,6 +54,11 @@ class Entry:
         return self.state in ENDED
 
     @property
+    def unstarted(self) -> bool:
+        """Whether its node could not even open the files for its output: Slurm gives them 53 in place of a signal."""
+        return self.code & 0x7F == 53
+
+    @property
     def how(self) -> str:
         """How it ended, in a few words."""
         signal, code = self.code & 0x7F, self.code >> 8

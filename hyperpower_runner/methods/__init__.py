@@ -8,9 +8,10 @@ import numpy as np
 
 from hyperpower_runner.config import ExperimentConfig
 from hyperpower_runner.hardware.models import HardwareModels
+from hyperpower_runner.history import History
 from hyperpower_runner.methods.rand import Rand
 from hyperpower_runner.methods.rand_walk import RandWalk
-from hyperpower_runner.trial import History, Recommendation, Suggestion
+from hyperpower_runner.trial import Recommendation, Suggestion
 
 
 class Method(Protocol):

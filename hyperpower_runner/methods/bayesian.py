@@ -19,6 +19,7 @@ from scipy.stats import qmc
 from hyperpower_runner.acquisition import ExpectedImprovement, Product, Term
 from hyperpower_runner.config import ExperimentConfig
 from hyperpower_runner.hardware.models import HardwareModels
+from hyperpower_runner.history import History
 from hyperpower_runner.maximisation import Maximisation, mutated
 from hyperpower_runner.methods.candidates import Candidates, Propose, repeated, row_keys
 from hyperpower_runner.methods.fits import Fits, exact_and_quiet
@@ -26,7 +27,7 @@ from hyperpower_runner.methods.observations import Observations
 from hyperpower_runner.methods.rand import Rand
 from hyperpower_runner.space import Array
 from hyperpower_runner.surrogate.embedding import Embedding
-from hyperpower_runner.trial import History, Rejection, Suggestion
+from hyperpower_runner.trial import Rejection, Suggestion
 
 POOL = 512  # feasible points that the maximisation begins from
 MOST_DRAWN = 1_000_000  # to find them

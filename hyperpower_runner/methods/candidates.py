@@ -7,7 +7,7 @@ of a second. It does not know how candidates are made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,12 +58,12 @@ class Candidates:
         self.limits = {metric: bound for metric, bound in limits.items() if metric in models.models}
 
     def first(
-        self, propose: Propose, seen: frozenset[str], rng: np.random.Generator, most: int = MOST_CANDIDATES
+        self, propose: Propose, seen: Set[bytes], rng: np.random.Generator, most: int = MOST_CANDIDATES
     ) -> Suggestion:
         """Return the first candidate that is acceptable and not seen.
 
         propose: draws `count` candidates as values of shape (count, D); at most `most` are drawn. A finite space of at
-            most so many points is then listed instead of given up.
+            most so many points is then listed instead of given up. seen: the keys of the params that are left out.
 
         Raises InfeasibleError where none was acceptable, SpaceExhaustedError where each was seen.
         """
@@ -153,7 +153,7 @@ class Candidates:
             params = self.space.to_params(values[allowed[position]])
             tally.first_discarded.append({"params": params, "predictions": predicted})
 
-    def _any_unseen(self, seen: frozenset[str], rng: np.random.Generator, tally: Tally) -> Suggestion:
+    def _any_unseen(self, seen: Set[bytes], rng: np.random.Generator, tally: Tally) -> Suggestion:
         """List a finite space and choose uniformly among its acceptable points that were not tried."""
         unseen: list[tuple[Params, dict[str, float]]] = []
         for values in self.space.enumerate():

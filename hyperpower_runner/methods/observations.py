@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpower_runner.config import LARGEST_FLOAT
+from hyperpower_runner.history import History
 from hyperpower_runner.space import Array, Space
-from hyperpower_runner.trial import History, Status, Trial
+from hyperpower_runner.trial import Status, Trial
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,11 @@ class Observations:
     @classmethod
     def of(cls, history: History, space: Space) -> Observations:
         trials = tuple(t for t in history if t.result is None or t.result.status is not Status.CANCELLED)
-        values = np.array([space.from_params(trial.job.params) for trial in trials])
+        values = space.from_many([trial.job.params for trial in trials])
         objective = np.array([_usable(trial.objective) for trial in trials])
         return cls(
             trials,
-            values.reshape(len(trials), space.dimensions),
+            values,
             objective,
             np.array([trial.result is None for trial in trials], dtype=bool),
             np.array([_told(trial) for trial in trials], dtype=bool) & np.isnan(objective),

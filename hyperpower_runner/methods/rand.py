@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from hyperpower_runner.hardware.models import HardwareModels
+from hyperpower_runner.history import History
 from hyperpower_runner.methods.candidates import Candidates
 from hyperpower_runner.space import Space
-from hyperpower_runner.trial import History, Suggestion
+from hyperpower_runner.trial import Suggestion
 
 
 class Rand:

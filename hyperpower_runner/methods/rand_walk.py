@@ -12,10 +12,11 @@ import numpy as np
 
 from hyperpower_runner.errors import InfeasibleError, SpaceExhaustedError
 from hyperpower_runner.hardware.models import HardwareModels
+from hyperpower_runner.history import History
 from hyperpower_runner.methods.candidates import Candidates
 from hyperpower_runner.methods.rand import Rand
 from hyperpower_runner.space import Array, Space, reflect
-from hyperpower_runner.trial import History, Suggestion
+from hyperpower_runner.trial import Suggestion
 
 MOST_NEIGHBOURS = 20_000  # before a neighbourhood without an untried feasible point is left for the whole space
 

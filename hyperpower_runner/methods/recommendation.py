@@ -6,6 +6,7 @@ point that was tried, or one that was not.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from scipy.special import ndtri
 from hyperpower_runner.acquisition import LowMean
 from hyperpower_runner.config import ExperimentConfig
 from hyperpower_runner.hardware.models import HardwareModels
+from hyperpower_runner.history import History
 from hyperpower_runner.maximisation import Maximisation
 from hyperpower_runner.methods.bayesian import likely
 from hyperpower_runner.methods.candidates import repeated, row_keys
@@ -23,9 +25,10 @@ from hyperpower_runner.methods.hw_ieci import HwIeci
 from hyperpower_runner.methods.observations import Observations
 from hyperpower_runner.space import Array
 from hyperpower_runner.surrogate.posterior import Posterior
-from hyperpower_runner.trial import History, Recommendation
+from hyperpower_runner.trial import Recommendation
 
 FEWEST = 3  # observations that a mean can be made of
+MOST = 1000  # trials that it is made of
 QUANTILES = (0.05, 0.5, 0.95)
 
 
@@ -37,19 +40,19 @@ def recommend(
     Feasible are points that the hardware models accept, and that more likely than not converge and meet what was
     learned of the other constraints. None too where no such point is found.
     """
-    observations = Observations.of(history, config.space)
+    everything, observations = (Observations.of(some, config.space) for some in (history, _telling(history)))
     if observations.observed.sum() < FEWEST:
         return None
     method = HwIeci(replace(config, hardware_aware=True), models)
     # What was measured at a point counts more than what is predicted, or learned, of it.
-    violating = np.zeros(len(observations.trials), dtype=bool)
+    violating = np.zeros(len(everything.trials), dtype=bool)
     for metric, bound in method.bounds.items():
-        violating |= observations.exceeded(metric, bound)
-    broken, met = (row_keys(observations.values[where]) for where in (violating, method.feasible(observations)))
+        violating |= everything.exceeded(metric, bound)
+    broken, met = (row_keys(everything.values[where]) for where in (violating, method.feasible(everything)))
     with exact_and_quiet():
         fits = Fits(observations, method.embedding, config, rng)
         outputs, posterior = fits.objective()
-        risks = fits.risks(method.learned(observations))
+        risks = fits.risks(method.learned(everything))
 
         def feasible(values: Array) -> NDArray[np.bool_]:
             result = method.candidates.acceptable(values)
@@ -64,10 +67,19 @@ def recommend(
         best, _ = Maximisation(LowMean(posterior), method.embedding, feasible).best(pool, rng)
         low, expected, high = outputs.inverse(quantiles(posterior, method.embedding(best[np.newaxis])))
     params = config.space.to_params(best)
-    same = np.flatnonzero(np.all(observations.values == best, axis=1))
-    job_id = observations.trials[same[0]].job_id if len(same) else None
+    same = np.flatnonzero(np.all(everything.values == best, axis=1))
+    job_id = everything.trials[same[0]].job_id if len(same) else None
     predictions = models.predict_point(best)
     return Recommendation(params, float(expected), float(low), float(high), predictions, job_id, fits.converged)
+
+
+def _telling(history: History) -> History:
+    """Of more than `MOST` trials the best half of so many, and some of all others: the time grows with their cube."""
+    if len(history) <= MOST:
+        return history
+    ranked = sorted(history, key=lambda trial: math.inf if trial.objective is None else trial.objective)
+    others = np.linspace(MOST // 2, len(ranked) - 1, MOST - MOST // 2).astype(np.intp)
+    return History([*ranked[: MOST // 2], *(ranked[place] for place in others)])
 
 
 def quantiles(posterior: Posterior, u: Array) -> Array:

@@ -20,6 +20,7 @@ from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.hardware.measuring import measure
 from hyperpower_runner.hardware.meters.simulated import true_values
 from hyperpower_runner.job_files import read_json, write_json
+from hyperpower_runner.locks import device_lock
 from hyperpower_runner.trial import Job, Status
 
 SIMULATED = {"meter": "simulated-gtx1070"}
@@ -226,7 +227,7 @@ def test_jobs_that_end_together_are_measured_one_after_the_other(tmp_path: Path)
 
 def test_whoever_waits_for_the_device_measures_when_it_is_free(tmp_path: Path) -> None:
     experiment = write_job(host_experiment(tmp_path))
-    with experiment.device_lock(HOST):
+    with device_lock(HOST):
         process = begin_measuring(experiment)
         time.sleep(1.5)
         assert process.poll() is None
@@ -239,7 +240,7 @@ def test_whoever_waits_for_the_device_measures_when_it_is_free(tmp_path: Path) -
 
 def test_whoever_waits_for_the_device_can_be_stopped(tmp_path: Path) -> None:
     experiment = write_job(host_experiment(tmp_path))
-    with experiment.device_lock(HOST):
+    with device_lock(HOST):
         process = begin_measuring(experiment)
         while not catches(process.pid, signal.SIGTERM):
             time.sleep(0.01)
@@ -261,7 +262,7 @@ def test_a_measurement_that_is_stopped_leaves_no_process_and_frees_the_device(tm
     assert "asked to stop" in json.loads(stdout)["reason"]
     assert processes_of(tmp_path) == []
     begun = time.monotonic()
-    with experiment.device_lock(HOST):
+    with device_lock(HOST):
         assert time.monotonic() - begun < 1
 
 

@@ -108,7 +108,7 @@ def profile(
     return Profiler(Experiment(root), config, bench, protocol, samples, notes).run(), notes
 
 
-def structures(jobs: list[Job]) -> list[str]:
+def structures(jobs: list[Job]) -> list[bytes]:
     return [params_key(job.params) for job in jobs if job.job_id]  # the reference network has the id 0
 
 

@@ -12,7 +12,7 @@ from searching import make_experiment
 from hyperpower_runner import processes
 from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.job_files import JobFiles, read_json, write_json
-from hyperpower_runner.launchers import WorkerState, heartbeats, local
+from hyperpower_runner.launchers import WorkerState
 from hyperpower_runner.launchers.local import LocalLauncher
 from hyperpower_runner.trial import Job
 
@@ -73,14 +73,10 @@ def test_a_poll_ends_early_when_the_wake_descriptor_is_readable(files: JobFiles)
     os.close(write)
 
 
-def test_a_worker_on_another_host_is_unknown_until_it_falls_silent(
-    files: JobFiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_on_another_host_is_unknown_until_it_falls_silent(files: JobFiles) -> None:
     write_json(files.attempt(1), {**processes.own_identity(), "host": "elsewhere"})
     files.heartbeat.touch()
-    monkeypatch.setattr(heartbeats, "LOOK_S", 0.0)
-    launcher = LocalLauncher()
-    monkeypatch.setattr(local, "SILENCE_S", 0.0)
+    launcher = LocalLauncher(silence_s=0.0)
     for age_s in (0, -86_400, 86_400):  # the clocks of hosts differ: only changes count
         os.utime(files.heartbeat, (time.time() - age_s,) * 2)
         assert launcher.poll({1: files}, 0)[1] is WorkerState.UNKNOWN

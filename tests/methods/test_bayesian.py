@@ -19,9 +19,10 @@ import pytest
 from hyperpower_runner.config import parse
 from hyperpower_runner.errors import InfeasibleError, SpaceExhaustedError
 from hyperpower_runner.hardware.models import HardwareModels, LinearModel
+from hyperpower_runner.history import History
 from hyperpower_runner.search import Search
 from hyperpower_runner.space import Array
-from hyperpower_runner.trial import History, Params, Rejection, Trial
+from hyperpower_runner.trial import Params, Rejection, Trial
 
 METHODS = ["hw-ieci", "hw-cwei"]
 FLOAT: dict[str, Any] = {"type": "FLOAT", "min": 0, "max": 1, "structural": True}

@@ -28,7 +28,7 @@ def make_candidates(space: Space, limits: Mapping[str, float] | None = None) -> 
     return Candidates(space, HardwareModels(space, POWER if limits is not None else {}), limits or {})
 
 
-def first(candidates: Candidates, seed: int, seen: frozenset[str] = frozenset(), **most: int) -> Suggestion:
+def first(candidates: Candidates, seed: int, seen: frozenset[bytes] = frozenset(), **most: int) -> Suggestion:
     rng = np.random.default_rng(seed)
     return candidates.first(lambda count: candidates.space.sample(rng, count), seen, rng, **most)
 
@@ -41,7 +41,7 @@ def stream(space: Space, seed: int) -> list[dict[str, Any]]:
 
 
 def naive(
-    points: list[dict[str, Any]], known: Callable[..., bool], limits: Mapping[str, float], seen: frozenset[str]
+    points: list[dict[str, Any]], known: Callable[..., bool], limits: Mapping[str, float], seen: frozenset[bytes]
 ) -> Suggestion:
     """One candidate after the other, as the paper's figure 2 draws it."""
     discarded = []
@@ -131,7 +131,7 @@ def test_a_finite_space_is_used_up_without_repeats_and_then_says_so(limits: dict
         for a, b in itertools.product(range(1, 11), repeat=2)
         if a <= b and (limits is None or 2 * a + b <= 12)
     }
-    candidates, seen = make_candidates(space, limits), frozenset[str]()
+    candidates, seen = make_candidates(space, limits), frozenset[bytes]()
     for seed in range(len(feasible)):
         key = params_key(first(candidates, seed, seen).params)
         assert key in feasible
@@ -146,7 +146,7 @@ def test_the_last_points_of_a_finite_space_are_listed_and_equally_likely() -> No
     space = make_space("a <= b")
     points = [{"a": a, "b": b} for a, b in itertools.product(range(1, 11), repeat=2) if a <= b]
     seen = frozenset(params_key(point) for point in points[4:])
-    counts: dict[str, int] = {}
+    counts: dict[bytes, int] = {}
     for seed in range(400):
         tried = make_candidates(space).first(lambda n: np.full((n, 2), 9.0), seen, np.random.default_rng(seed))
         key = params_key(tried.params)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hyperpower_runner.history import History
 from hyperpower_runner.methods.observations import Observations
 from hyperpower_runner.space import Space, Variable
-from hyperpower_runner.trial import History, Job, Result, Status, Trial
+from hyperpower_runner.trial import Job, Result, Status, Trial
 
 SPACE = Space((Variable("x", "FLOAT", 0.0, 1.0), Variable("k", "ENUM", options=("a", "b")), Variable("n", "INT", 1, 9)))
 

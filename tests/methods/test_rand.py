@@ -9,9 +9,10 @@ import pytest
 
 from hyperpower_runner.errors import SpaceExhaustedError
 from hyperpower_runner.hardware.models import HardwareModels, LinearModel
+from hyperpower_runner.history import History
 from hyperpower_runner.methods.rand import Rand
 from hyperpower_runner.space import Space, Variable, parse_constraints
-from hyperpower_runner.trial import History, Job, Result, Status, Trial, params_key
+from hyperpower_runner.trial import Job, Result, Status, Trial, params_key
 
 VARIABLES = (Variable("a", "INT", 1, 6), Variable("k", "ENUM", options=("x", "y", "z")), Variable("b", "INT", 0, 3))
 SPACE = Space(VARIABLES, parse_constraints(["a + b <= 6 or k == 'z'"], VARIABLES))

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from hyperpower_runner.config import parse
 from hyperpower_runner.errors import InfeasibleError, SpaceExhaustedError
 from hyperpower_runner.hardware.models import HardwareModels, LinearModel
+from hyperpower_runner.history import History
 from hyperpower_runner.methods import make_method
 from hyperpower_runner.methods.rand import Rand
 from hyperpower_runner.methods.rand_walk import RandWalk
 from hyperpower_runner.space import Space, Variable, parse_constraints, reflect
-from hyperpower_runner.trial import History, Job, Result, Status, Trial
+from hyperpower_runner.trial import Job, Result, Status, Trial
 
 PLANE = Space((Variable("u", "FLOAT", 0.0, 1.0), Variable("r", "FLOAT", 1e-4, 1e-2, scale="log")))
 

@@ -11,6 +11,8 @@ import pytest
 
 from hyperpower_runner.config import parse
 from hyperpower_runner.hardware.models import HardwareModels, LinearModel
+from hyperpower_runner.methods import recommendation
+from hyperpower_runner.methods.fits import Fits
 from hyperpower_runner.search import Search
 from hyperpower_runner.trial import Recommendation
 
@@ -247,3 +249,25 @@ def test_what_is_preferred_depends_on_config_and_history_only() -> None:
     assert Search(search.config, history=search.history).recommend() == found
     search.observe({"n": 9, "x": 1.0}, error=30.0)
     assert recommended(search) != found
+
+
+def test_of_very_many_trials_those_that_tell_most_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a posterior of all would take hours; what was measured of the others counts all the same."""
+    asked: list[int] = []
+
+    class Counted(Fits):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            asked.append(len(self.observations.trials))
+
+    monkeypatch.setattr(recommendation, "MOST", 60)
+    monkeypatch.setattr(recommendation, "Fits", Counted)
+    search = make(INTEGERS | LINE, constraints={"power_w": 10.0})
+    rng = np.random.default_rng(0)
+    for x in rng.random(400):
+        n = int(rng.integers(1, 10))
+        search.observe({"x": float(x), "n": n}, error=float((x - 0.3) ** 2 + 0.01 * n), power_w=20.0 if n < 3 else 5.0)
+    found = recommended(search)
+    assert found.params["x"] == pytest.approx(0.3, abs=0.1)
+    assert found.params["n"] in (3, 4)
+    assert set(asked) == {60}

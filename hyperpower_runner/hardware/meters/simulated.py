@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from hyperpower_runner.errors import MeterError, did_you_mean
 from hyperpower_runner.hardware.traces import Sample, Trace
-from hyperpower_runner.trial import Job, params_key
+from hyperpower_runner.trial import Job, params_text
 
 Array = NDArray[np.float64]
 Hook = Callable[[dict[str, Any]], Mapping[str, Any]]
@@ -202,7 +202,7 @@ class SimulatedBench:
         Raises MeterError where the script's features do not hold what the simulation needs.
         """
         truth = true_values(self._meter, self._counts(job), self._batch)
-        rng = _generator(self._meter, f"{job.seed} {params_key(job.params)}")
+        rng = _generator(self._meter, f"{job.seed} {params_text(job.params)}")
         gains = {metric: 1 + sd * rng.standard_normal() for metric, sd in MEASUREMENT_SD.items()}
         seen = {metric: truth[metric] * gain for metric, gain in gains.items() if metric in truth}
         seconds = job.seconds or 0.0
