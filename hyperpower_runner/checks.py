@@ -27,7 +27,7 @@ def check_feasible(experiment: Experiment, config: ExperimentConfig) -> None:
 
 def check_device(experiment: Experiment, config: ExperimentConfig) -> None:
     """Refuse hardware models of another device than the one here, and a budget on what only an absent one tells."""
-    if not config.measure_jobs:
+    if not config.measure_jobs or config.scheduler != "local":  # of a cluster, the device is where the jobs run
         return
     models = experiment.read_models(config)
     try:
@@ -36,7 +36,7 @@ def check_device(experiment: Experiment, config: ExperimentConfig) -> None:
         ) as bench:
             wrong = disagreement({**config.platform, **bench.platform}, models.platform)
     except MeterError as error:
-        for metric in config.constraints if config.scheduler == "local" else ():
+        for metric in config.constraints:
             if metric in measured_by(config.platform) and metric not in models.models:
                 raise MeterError(f"{error} (constraints.{metric} depends on it, since no model predicts it)") from None
         say(f"The device cannot be seen from here, so completed jobs may not be measured: {error}")

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hyperpower_runner import __version__, presence
+from hyperpower_runner import __version__
+from hyperpower_runner.control_commands import clean, launcher_of, stop
 from hyperpower_runner.device_commands import fit, profile
 from hyperpower_runner.errors import HyperPowerError
 from hyperpower_runner.terminal import (
@@ -28,7 +29,6 @@ from hyperpower_runner.terminal import (
     EXIT_INTERRUPTED,
     Directory,
     Json,
-    experiment_at,
     opened,
     say,
     show,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:  # imported where they are used, so that --help stays fast
     from hyperpower_runner.driver import Ending
     from hyperpower_runner.experiment import Experiment
     from hyperpower_runner.history import History
-    from hyperpower_runner.launchers import Launcher
     from hyperpower_runner.summary import Summary
 
 MOST_POINTS = 10**18  # of a finite space that are worth counting
@@ -202,64 +201,8 @@ def best(directory: Directory, as_json: Json = False) -> None:
     show(content, as_json, f"{heading}{show_trial(trial)}\n\n{show_preferred(preferred, config.optimize)}")
 
 
-@app.command(epilog="Example: hyperpower-runner stop experiments/quickstart --now")
-def stop(
-    directory: Directory,
-    now: Annotated[bool, typer.Option("--now", help="Also cancel the running jobs.")] = False,
-) -> None:
-    """Ask the running driver, on whatever host, to start no more jobs; it ends when the running ones have finished."""
-    experiment = experiment_at(directory)
-    holder = experiment.holder()
-    if holder is None:
-        _stop_without_driver(experiment, now)
-        return
-    experiment.request_stop("the stop command", cancel=now)
-    seen_s = holder.get("seen_s", 0.0)
-    if seen_s > presence.WATCH_S:
-        say(f"Process {holder['pid']} on {holder['host']} was last seen {seen_s:.0f} s ago; watching whether it beats.")
-        if not presence.beats(experiment.holder_file):
-            raise HyperPowerError(f"{directory}: process {holder['pid']} on {holder['host']} gives no sign of life")
-    running = "cancels the running jobs" if now else "ends when its running jobs have finished"
-    if holder.get("doing") == "profiling":
-        running = "ends after the measurement that it makes"
-    say(f"Asked process {holder['pid']} on {holder['host']} to stop: it {running}.")
-
-
-def _stop_without_driver(experiment: Experiment, now: bool) -> None:
-    """End the jobs that a killed driver left running, where that is asked for."""
-    from hyperpower_runner.slots import cancel_left
-
-    if not now:
-        live = experiment.live_jobs()
-        rest = f"but jobs {live} go on; to end them: stop --now" if live else "so there is nothing to stop"
-        raise HyperPowerError(f"{experiment.root}: no driver is running, {rest}")
-    with experiment.lock("stopping", say):
-        ended = cancel_left(experiment, _launcher_at(experiment), "the stop command", say)
-    say(f"No driver was running. Ended jobs: {ended}." if ended else "No driver and no jobs were running.")
-
-
-@app.command(epilog="Example: hyperpower-runner clean experiments/quickstart --yes")
-def clean(
-    directory: Directory,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-) -> None:
-    """Delete what a search left behind: jobs, results and caches. config.json and hardware/ stay."""
-    from hyperpower_runner.slots import living
-
-    experiment = experiment_at(directory)
-    with experiment.lock("cleaning", say):
-        count = experiment.count()
-        live = living(experiment, _launcher_at(experiment), say)
-        if live:
-            again = f"hyperpower-runner stop {shlex.quote(str(directory))} --now"
-            raise HyperPowerError(
-                f"{directory}: jobs {live} are still running; wait for them, or end them with: {again}"
-            )
-        if not yes and count and not typer.confirm(f"Delete {count} jobs of {directory} for good?", err=True):
-            raise HyperPowerError("nothing was deleted")
-        removed = experiment.clean()
-    for path in removed:
-        print(path)
+app.command(epilog="Example: hyperpower-runner stop experiments/quickstart --now")(stop)
+app.command(epilog="Example: hyperpower-runner clean experiments/quickstart --yes")(clean)
 
 
 @app.command()
@@ -268,28 +211,6 @@ def schema() -> None:
     from hyperpower_runner.config_file import json_schema
 
     print(json.dumps(json_schema(), indent=2))
-
-
-def _launcher(config: ExperimentConfig, note: Callable[[str], None], wake: int | None = None) -> Launcher:
-    """What runs the workers, as "scheduler" of config.json says."""
-    from hyperpower_runner.launchers.local import LocalLauncher
-
-    if config.scheduler == "slurm":
-        from hyperpower_runner.launchers.slurm import SlurmLauncher, words_of
-
-        return SlurmLauncher(words_of(config), wake, config.polling_time_s, note)
-    return LocalLauncher(wake)
-
-
-def _launcher_at(experiment: Experiment) -> Launcher:
-    """The launcher of an experiment whose config.json may have been spoilt since its jobs were started."""
-    from hyperpower_runner.errors import ConfigError
-    from hyperpower_runner.launchers.local import LocalLauncher
-
-    try:
-        return _launcher(experiment.read_config(runnable=False), say)
-    except ConfigError:
-        return LocalLauncher()
 
 
 def _drive(experiment: Experiment, config: ExperimentConfig, overtaken: Callable[[], bool]) -> tuple[Ending, Summary]:
@@ -308,7 +229,7 @@ def _drive(experiment: Experiment, config: ExperimentConfig, overtaken: Callable
             if config.simulated:
                 observer.note(show_platform(config))
         interrupts = stack.enter_context(Interrupts())
-        launcher = _launcher(config, observer.note, interrupts.wake)
+        launcher = launcher_of(config, observer.note, interrupts.wake)
         models = experiment.read_models(config)
         driver = Driver(experiment, config, models, launcher, observer, interrupts.acknowledge, overtaken)
         incumbent = driver.search.best()

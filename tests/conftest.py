@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 
 hypothesis.settings.register_profile("deterministic", derandomize=True, deadline=None, database=None, max_examples=100)
-hypothesis.settings.register_profile("long", deadline=None, max_examples=10_000)  # --hypothesis-profile=long
+hypothesis.settings.register_profile("long", deadline=None, max_examples=2_000)  # --hypothesis-profile=long
 hypothesis.settings.load_profile("deterministic")
 
 

@@ -5,9 +5,10 @@
     python tests/faulty.py nursery ROOT     what such a driver starts instead of `python -m hyperpower_runner...nursery`
 
 An event is a call that changes the experiment directory, or that makes a change durable: opening for writing, write,
-fsync, link, rename, mkdir, remove, utime; and writing to a pipe, by which driver and nursery talk. It is seen, or made
-to fail, before it happens. Each command runs in a fork of this process, which has imported all that a driver needs, so
-that hundreds of drivers take no longer than a few real ones. It knows nothing of what a search should come to.
+fsync, link, rename, mkdir, remove, utime; and fork, and writing to a pipe, by which driver and nursery talk. It is
+seen, or made to fail, before it happens. Each command runs in a fork of this process, which has imported all that a
+driver needs, so that hundreds of drivers take no longer than a few real ones. It knows nothing of what a search should
+come to.
 """
 
 from __future__ import annotations
@@ -100,10 +101,14 @@ class Events:
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.armed and event in CHANGES:
+        if self.armed and event == "os.fork":
+            self._happen(event, self._root)
+        elif self.armed and event in CHANGES:
             path = arguments[CHANGES[event]]
             if not isinstance(path, int) and (event != "open" or arguments[2] & WRITES):
                 named = Path(os.fsdecode(path))
+                if event == "os.mkdir" and named.is_dir():
+                    return  # nothing will change
                 self._happen(event, os.path.join(os.path.realpath(named.parent), named.name))  # noqa: PTH118
 
     def _written(self, descriptor: int, content: bytes) -> int:
@@ -140,7 +145,7 @@ class Events:
         if fault.trace:
             self._note(fault.trace, f"{event} {path.removeprefix(self._root)}\n")
         if fault.at and fault.at <= self._count < fault.at + fault.times:
-            if self._count == fault.at + fault.times - 1:
+            if self._count == fault.at:
                 self._note(fault.over, "")
             if fault.kind == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -1,7 +1,7 @@
 """Files as they may become: by hand, by another program, on a dying disk.
 
-Strategies for hypothesis begin with a file as it should be and change it: values, keys, lines, bytes, or all of it. They
-know no file of this package.
+Strategies for hypothesis begin with a file as it should be and change it: values, keys, lines, bytes, or all of it.
+They know no file of this package.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-LONG = settings().max_examples > 100  # --hypothesis-profile=long
+TIMES = settings().max_examples / 100  # 20 with --hypothesis-profile=long
 Place = tuple[str | int, ...]  # of one value in a JSON text: keys and indices
 
 # Signs that make no name of a program: what is drawn may become an objective's command.
@@ -133,9 +133,9 @@ def spoilt_lines(draw: st.DrawFn, content: bytes, mend: Callable[[bytes], bytes]
 
 
 def times(count: int) -> settings:
-    """So many examples, or a hundred times as many; what is copied for each may take longer than hypothesis likes."""
+    """So many examples, times what the profile says; what is copied for each may take longer than hypothesis likes."""
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(max_examples=100 * count if LONG else count, suppress_health_check=slow)
+    return settings(max_examples=round(TIMES * count), suppress_health_check=slow)
 
 
 # What may lie where a file is expected.

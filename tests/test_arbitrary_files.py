@@ -1,7 +1,7 @@
 """Whatever stands in the files of an experiment, a command ends with 0, or with one sentence that names the file.
 
 Each file of a small search is spoilt in turn (see `spoilt`), and what reads it is run in this process, as the command
-line would be. `--hypothesis-profile=long` runs a hundred times as many examples, other ones each time.
+line would be. `--hypothesis-profile=long` runs twenty times as many examples, other ones each time.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class Ended:
     err: str
 
 
-class HungError(BaseException):
+class HungError(Exception):
     """A command that waits for something that will not come."""
 
 
@@ -226,7 +226,7 @@ def call(*words: str | Path) -> Ended:
 
 OPTIONS = {"clean": ["--yes"], "fit": ["--form", "linear"], "run": ["--evaluations", "5"]}
 LOOKS = ("validate", "status", "status --json", "best", "best --json")
-QUIET = ("validate", "status", "best", "stop", "clean")  # on stderr they say one sentence, if any
+QUIET = ("validate", "status", "best")  # on stderr they say one sentence, if any; others also what they wait for
 
 
 def call_on(root: Path, command: str) -> Ended:
@@ -335,7 +335,7 @@ def test_a_spoilt_profile_is_fitted_or_the_sentence_names_it(search: Path, data:
     content = draw_spoilt(data, search, name)
     with copy_of(search) as root:
         (root / name).write_bytes(content)
-        check(call_on(root, "fit"), "fit", name)
+        check(call_on(root, "fit"), "fit", name, "profile.jsonl")
 
 
 @times(60)
@@ -348,7 +348,7 @@ def test_a_driver_that_lives_is_told_of_whatever_else_stands_in_its_file(search:
         (root / "state/driver.json").write_bytes(data.draw(spoilt(json.dumps(shown).encode())))
         ended = call_on(root, command)
     check(ended, command)
-    assert command.startswith(("status", "clean")) or len(ended.err.splitlines()) <= 2
+    assert len(ended.err.splitlines()) <= 2
 
 
 # --- what is no file

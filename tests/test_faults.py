@@ -484,7 +484,7 @@ def test_what_may_not_be_written_is_told_in_a_sentence(folder: Path, name: str) 
 @pytest.fixture
 def bystander() -> Iterator[subprocess.Popen[bytes]]:
     """A process that has nothing to do with any search, and leads a session as workers do."""
-    process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    process = subprocess.Popen(["sleep", "60"], start_new_session=True)
     yield process
     process.kill()
     process.wait()

@@ -58,7 +58,7 @@ ROWS = [
     {"slots", "search"},
     {"hyperpower_runner", "driver", "view"},
     {"profile_view", "terminal"},
-    {"device_commands", "checks"},
+    {"device_commands", "control_commands", "checks"},
     {"cli"},
     {"__main__"},
 ]
@@ -87,7 +87,7 @@ DOORS = {
     "sklearn": {"hardware.regression"},
     "filelock": {"locks"},
     "pydantic": {"config_file"},
-    "typer": {"cli", "terminal", "device_commands"},
+    "typer": {"cli", "terminal", "device_commands", "control_commands"},
     "rich": {"cli", "view", "profile_view"},
     "shutil": {"experiment", "templates", "hardware.profiling", "hardware.measuring"},
     "pickle": set(),
@@ -100,12 +100,13 @@ DOORS = {
 }
 METERS = {"hardware.bench", *(f"hardware.meters.{name}" for name in ("nvml", "rapl", "jetson", "host"))}
 CLOCKS = {
-    *("driver", "slots", "worker", "launchers.heartbeats", "launchers.slurm", "launchers.slurm_commands", "presence", "experiment", "cli", "view", "objective", "hardware.profiling"),
+    *("driver", "slots", "worker", "presence", "cli", "view", "objective", "hardware.profiling"),
     *("processes", "process_tree", "supervision"),
+    *("launchers.heartbeats", "launchers.slurm", "launchers.slurm_commands"),
     *METERS,
 }
 CALLS = {
-    "print": {"cli", "terminal", "objective", "worker", "hardware.measuring"},
+    "print": {"cli", "control_commands", "terminal", "objective", "worker", "hardware.measuring"},
     "input": set(),
     "eval": set(),
     "exec": set(),

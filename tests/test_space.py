@@ -394,5 +394,42 @@ def outcome(read: Callable[[], Any]) -> tuple[bytes, bool] | str:
     return values.tobytes(), values.flags.c_contiguous
 
 
+MANY = Space((
+    Variable("n", "INT", -1, 3),
+    Variable("m", "INT", 1, 9, size=2),
+    Variable("k", "ENUM", options=("x", True, 3)),
+    Variable("f", "FLOAT", 0.0, 1.0),
+))  # fmt: skip
+POINTS: list[dict[str, Any]] = [
+    {"n": 1, "m": [2, 3], "k": "x", "f": 0.5},
+    {"n": -1, "m": [9, 1], "k": True, "f": 1},
+    {"n": 3.0, "m": [1, 2.0], "k": 3.0, "f": -0.0},
+]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"n": wrong} for wrong in (True, 0.5, 4, -2, math.nan, math.inf, 10**400, "1", None, [1], [1, 2])),
+        *({"m": wrong} for wrong in ([1], [1, 2, 3], (1, 2), "12", 5, [1, True], [1, 0], {1: 1, 2: 2})),
+        *({"k": wrong} for wrong in (1, False, "y", None, ["x"], [])),
+        *({"f": wrong} for wrong in (1.5, -1e-9, True, "0.5", math.nan)),
+        {"other": 1},
+    ],
+    ids=repr,
+)
+def test_one_wrong_param_among_many_is_found(changes: dict[str, Any]) -> None:
+    assert MANY.from_many(POINTS).tolist() == one_by_one(MANY, POINTS).tolist()
+    points = [POINTS[0], {**POINTS[1], **changes}, POINTS[2]]
+    expected, found = (outcome(read) for read in (lambda: one_by_one(MANY, points), lambda: MANY.from_many(points)))
+    assert found == expected
+
+
+def test_two_wrong_lengths_do_not_make_up_for_each_other() -> None:
+    points = [{**POINTS[0], "m": [1, 2, 3]}, {**POINTS[1], "m": [4]}]
+    with pytest.raises(ParamsError, match="2 elements"):
+        MANY.from_many(points)
+
+
 def test_no_params_are_no_rows() -> None:
     assert Space(tuple(FINITE)).from_many([]).shape == (0, 5)

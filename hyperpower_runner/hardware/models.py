@@ -208,7 +208,8 @@ class HardwareModels:
         met: NDArray[np.bool_] | bool = True
         for metric, bound in constraints.items():
             if metric in predictions:
-                met = met & (predictions[metric] * self.margins.get(metric, 1.0) <= bound)
+                with np.errstate(over="ignore"):  # a file may hold anything
+                    met = met & (predictions[metric] * self.margins.get(metric, 1.0) <= bound)
         return met
 
     def to_json(self) -> dict[str, Any]:

@@ -197,7 +197,8 @@ class _MisfitError(ValueError):
 def _read_line(line: bytes, space: Space) -> Point | Reference | None:
     content = parse_json(line)
     if content.get("schema", SCHEMA) > SCHEMA:
-        raise ProfileError(f"its schema number is {content['schema']!r}; use a newer hyperpower_runner")
+        found = shortened(repr(content["schema"]))
+        raise ProfileError(f"its schema number is {found}; use a newer hyperpower_runner")
     if content["kind"] == "reference":
         power_w = as_number(content["power_w"])
         return None if power_w is None else Reference(dict(content["params"]), power_w, dict(content["platform"]))

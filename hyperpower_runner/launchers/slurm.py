@@ -312,10 +312,10 @@ class SlurmLauncher:
 
     def _sleep(self, left_s: float) -> bool:
         """Wait for squeue's answer, or until it is to be called again; True where the wake descriptor ended it."""
-        until_s = self._next_query_s - time.monotonic() if self._query is None else math.inf
+        until_s = self._next_query_s if self._query is None else self._query.until_s
         descriptors = (self._wake, self._query.wake if self._query is not None else None)
         watched = [descriptor for descriptor in descriptors if descriptor is not None]
-        readable, _, _ = select.select(watched, [], [], max(0.0, min(left_s, until_s, LONGEST_PAUSE_S)))
+        readable, _, _ = select.select(watched, [], [], max(0.0, min(left_s, until_s - time.monotonic())))
         return self._wake in readable
 
 

@@ -83,15 +83,20 @@ def cancel(name: str) -> None:
 
 
 class Query:
-    """One call of squeue, which goes on while others do something else. asked_s: when it was made (monotonic)."""
+    """One call of squeue, which goes on while others do something else.
+
+    asked_s, until_s: when it was made, and when it is given up, on the monotonic clock. wake: a descriptor that becomes
+    readable when there is something to `advance`.
+    """
 
     def __init__(self) -> None:
         self.asked_s = time.monotonic()
+        self.until_s = self.asked_s + CALL_S
         self._text = b""
         self._process = _start([*QUEUE, "-u", str(os.getuid())])
         assert self._process.stdout is not None
         self._pipe = self._process.stdout
-        self.wake = self._pipe.fileno()  # becomes readable when there is something to `advance`
+        self.wake = self._pipe.fileno()
         os.set_blocking(self.wake, False)
 
     def advance(self) -> dict[str, list[Entry]] | None:
@@ -100,7 +105,7 @@ class Query:
             while chunk := os.read(self.wake, 1 << 16):
                 self._text += chunk
         except BlockingIOError:
-            if time.monotonic() - self.asked_s <= CALL_S:
+            if time.monotonic() < self.until_s:
                 return None
             self._process.kill()
         code, text = self._process.wait(), self._text.decode(errors="replace")

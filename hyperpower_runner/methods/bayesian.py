@@ -105,7 +105,8 @@ class Bayesian(ABC):
             if metric not in self.modelled:
                 return True
             predicted = predictions[metric]
-            usual = np.maximum(bound, self.models.largest_ratio(metric) * predicted)
+            with np.errstate(over="ignore"):  # a models file may hold anything
+                usual = np.maximum(bound, self.models.largest_ratio(metric) * predicted)
             return bool(np.any(observations.exceeded(metric, usual) & (predicted <= bound)))
 
         return {metric: bound for metric, bound in self.bounds.items() if is_learned(metric, bound)}

@@ -30,8 +30,8 @@ LIMIT_S = 60.0  # for what takes a second
 STAND_IN = """#!/bin/sh
 name=$(basename "$0")
 cd {folder}
-for word in "$@"; do printf '%s\\n' "$word" >>words.new; done
-mv words.new "$name.words"
+printf '%s\\n' "$@" >"new.$$"
+mv "new.$$" "$name.words"
 echo call >>"$name.calls"
 env >"$name.env"
 [ ! -e "$name.does" ] || . "./$name.does"
@@ -112,6 +112,13 @@ def token_of(files: JobFiles) -> str:
     record = read_json(files.launch)
     assert record is not None
     return str(record["token"])
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)
 
 
 def until(launcher: SlurmLauncher, files: JobFiles, state: WorkerState) -> None:
@@ -449,7 +456,7 @@ def test_a_squeue_that_hangs_holds_nothing_up(
     stand_ins: StandIns, files: JobFiles, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first call is waited for, so that a driver that takes over knows all that there is; a signal ends that."""
-    stand_ins.says("squeue", before="exec sleep 600")
+    stand_ins.says("squeue", before="echo >>hangs; exec sleep 600")
     wake, write = os.pipe()
     launcher = make(wake=wake)
     launcher.submit(files, 1)
@@ -457,10 +464,11 @@ def test_a_squeue_that_hangs_holds_nothing_up(
     write_json(files.result, {"id": 7, "status": "completed"})
     until(launcher, files, WorkerState.GONE)
     files.result.unlink()
+    monkeypatch.setattr(slurm_commands, "CALL_S", 1.0)  # then it is ended
     other = make(wake=wake)
     os.write(write, b"!")
     assert other.poll({7: files}, 0.0) == {7: WorkerState.UNKNOWN}
-    monkeypatch.setattr(slurm_commands, "CALL_S", 1.0)  # then squeue is ended
+    wait_until(lambda: (stand_ins.folder / "hangs").read_text() == "\n\n")
     os.read(wake, 1)
     stand_ins.lists((token_of(files), "RUNNING", 0, "None"))
     until(other, files, WorkerState.ALIVE)

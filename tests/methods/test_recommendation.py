@@ -271,3 +271,16 @@ def test_of_very_many_trials_those_that_tell_most_are_asked(monkeypatch: pytest.
     assert found.params["x"] == pytest.approx(0.3, abs=0.1)
     assert found.params["n"] in (3, 4)
     assert set(asked) == {60}
+
+
+def test_of_very_many_trials_the_first_job_is_named_also_where_it_was_not_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recommendation, "MOST", 60)
+    search, rng = make(INTEGERS), np.random.default_rng(1)
+    for n in (4, 3, 2):
+        search.observe({"n": n}, error=2.0)  # neither among the best, nor the worst
+    for n in rng.integers(1, 10, 400):
+        search.observe({"n": int(n)}, error=float((n - 3) ** 2 + 0.1 * rng.standard_normal()))
+    found = recommended(search)
+    assert (found.params, found.job_id) == ({"n": 3}, 2)

@@ -1,0 +1,102 @@
+"""The commands `stop` and `clean`: what is asked of a directory from outside its search, whether a driver runs or not.
+
+They work from every host that sees the directory.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hyperpower_runner import presence
+from hyperpower_runner.errors import HyperPowerError
+from hyperpower_runner.terminal import Directory, experiment_at, say
+
+if TYPE_CHECKING:  # imported where they are used, so that --help stays fast
+    from hyperpower_runner.config import ExperimentConfig
+    from hyperpower_runner.experiment import Experiment
+    from hyperpower_runner.launchers import Launcher
+
+
+def stop(
+    directory: Directory,
+    now: Annotated[bool, typer.Option("--now", help="Also cancel the running jobs.")] = False,
+) -> None:
+    """Ask the running driver, on whatever host, to start no more jobs; it ends when the running ones have finished."""
+    experiment = experiment_at(directory)
+    holder = experiment.holder()
+    if holder is None:
+        _stop_without_driver(experiment, now)
+        return
+    experiment.request_stop("the stop command", cancel=now)
+    seen_s = holder.get("seen_s", 0.0)
+    if seen_s > presence.WATCH_S:
+        say(f"Process {holder['pid']} on {holder['host']} was last seen {seen_s:.0f} s ago; watching whether it beats.")
+        if not presence.beats(experiment.holder_file):
+            _stop_without_driver(experiment, now)
+            return
+    running = "cancels the running jobs" if now else "ends when its running jobs have finished"
+    if holder.get("doing") == "profiling":
+        running = "ends after the measurement that it makes"
+    say(f"Asked process {holder['pid']} on {holder['host']} to stop: it {running}.")
+
+
+def _stop_without_driver(experiment: Experiment, now: bool) -> None:
+    """End the jobs that a killed driver left running, where that is asked for."""
+    from hyperpower_runner.slots import cancel_left
+
+    if not now:
+        live = experiment.live_jobs()
+        rest = f"but jobs {live} go on; to end them: stop --now" if live else "so there is nothing to stop"
+        raise HyperPowerError(f"{experiment.root}: no driver is running, {rest}")
+    with experiment.lock("stopping", say):
+        ended = cancel_left(experiment, launcher_at(experiment), "the stop command", say)
+    say(f"No driver was running. Ended jobs: {ended}." if ended else "No driver and no jobs were running.")
+
+
+def clean(
+    directory: Directory,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete what a search left behind: jobs, results and caches. config.json and hardware/ stay."""
+    from hyperpower_runner.slots import living
+
+    experiment = experiment_at(directory)
+    with experiment.lock("cleaning", say):
+        count = experiment.count()
+        live = living(experiment, launcher_at(experiment), say)
+        if live:
+            again = f"hyperpower-runner stop {shlex.quote(str(directory))} --now"
+            raise HyperPowerError(
+                f"{directory}: jobs {live} are still running; wait for them, or end them with: {again}"
+            )
+        if not yes and count and not typer.confirm(f"Delete {count} jobs of {directory} for good?", err=True):
+            raise HyperPowerError("nothing was deleted")
+        removed = experiment.clean()
+    for path in removed:
+        print(path)
+
+
+def launcher_of(config: ExperimentConfig, note: Callable[[str], None], wake: int | None = None) -> Launcher:
+    """What runs the workers, as "scheduler" of config.json says."""
+    from hyperpower_runner.launchers.local import LocalLauncher
+
+    if config.scheduler == "slurm":
+        from hyperpower_runner.launchers.slurm import SlurmLauncher, words_of
+
+        return SlurmLauncher(words_of(config), wake, config.polling_time_s, note)
+    return LocalLauncher(wake)
+
+
+def launcher_at(experiment: Experiment) -> Launcher:
+    """The launcher of an experiment whose config.json may have been spoilt since its jobs were started."""
+    from hyperpower_runner.errors import ConfigError
+    from hyperpower_runner.launchers.local import LocalLauncher
+
+    try:
+        return launcher_of(experiment.read_config(runnable=False), say)
+    except ConfigError:
+        return LocalLauncher()
