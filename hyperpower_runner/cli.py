@@ -318,7 +318,7 @@ def main() -> None:
         say(f"error: {error}")
         sys.exit(EXIT_ERROR)
     except OSError as error:  # a full disk, a directory that may not be written
-        where = error.filename or "the system"
+        where = error.filename2 or error.filename or "the system"  # of a rename, the name that was wanted
         say(f"error: {where}: {error.strerror or error}; what is on disk is whole, so mend this and resume")
         sys.exit(EXIT_ERROR)
 

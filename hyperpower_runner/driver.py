@@ -83,7 +83,7 @@ class Driver:
     ) -> None:
         self.experiment = experiment
         self.config = config
-        history, where = experiment.read_history(keep=True), str(experiment.config_file)
+        history, where = experiment.read_history(), str(experiment.config_file)
         self.search = Search(config, models=models, history=history, where=where)
         self.observer = observer
         self.interrupted = interrupted  # how often Ctrl-C was pressed
@@ -114,6 +114,7 @@ class Driver:
                 time.sleep(LONGEST_WAIT_S)
                 continue
             self._tell_of_relief()
+            self.experiment.finished.keep()  # what was read of earlier jobs, now that the slots have work
             if self.ending is not None and not self.slots.active:
                 return self.ending
             self.slots.wait(min(self.config.polling_time_s, LONGEST_WAIT_S))

@@ -19,7 +19,7 @@ from typing import Any
 from hyperpower_runner import processes
 from hyperpower_runner.config import ExperimentConfig, parse_text
 from hyperpower_runner.errors import ConfigError, ExperimentError, did_you_mean, shortened
-from hyperpower_runner.finished import FinishedJobs
+from hyperpower_runner.finished import FinishedJobs, Stamp, stamp_of
 from hyperpower_runner.hardware import models as hardware_models
 from hyperpower_runner.hardware.features import Features, load_features
 from hyperpower_runner.hardware.platforms import is_simulated
@@ -31,6 +31,7 @@ from hyperpower_runner.job_files import (
     append_json_line,
     make_folder,
     read_json,
+    read_json_and_look,
     read_json_lines,
     write_json,
 )
@@ -149,54 +150,55 @@ class Experiment(HeldDirectory):
         if not files.job.exists():
             write_json(files.job, job.to_json())
 
-    def read_history(self, *, keep: bool = False) -> History:
+    def read_history(self) -> History:
         """Read all jobs and their results, by job id: finished ones as `finished` knows them, the others from files.
 
-        keep: whether to write down there what it did not know, as only the one who holds the lock may.
+        What `finished` did not know, it can write down when the one who holds the lock finds the time for `keep`.
         """
         with _without_looking_for_garbage():
-            known, fresh = self.finished.read(), []
-            shared: dict[str, Any] = {}
+            known, shared = self.finished.read(), dict[str, Any]()
             trials = list(known.values())
             for job_id in self._job_ids():
                 if job_id not in known:
-                    stamp = self.finished.stamp(job_id)  # before the files are read, lest a change between be missed
-                    trial = self.read_trial(job_id, shared)
+                    trial, stamp = self._read_trial(job_id, shared)
                     trials += [trial] if trial is not None else []
-                    fresh += [(stamp, trial)] if trial is not None and trial.ended and stamp is not None else []
-            if keep:
-                self.finished.keep(fresh)
+                    self.finished.unkept += [(stamp, trial)] if trial is not None and stamp is not None else []
             return History(trials)
 
-    def read_trial(self, job_id: int, shared: dict[str, Any] | None = None) -> Trial | None:
-        """Read one job; None for a folder that a driver was about to fill when it was killed.
+    def read_trial(self, job_id: int) -> Trial | None:
+        """Read one job; None for a folder that a driver was about to fill when it was killed."""
+        return self._read_trial(job_id, {})[0]
 
-        shared: of many jobs that are read, keeps what they have in common, to be once in memory.
-        """
+    def _read_trial(self, job_id: int, shared: dict[str, Any]) -> tuple[Trial | None, Stamp | None]:
+        """Likewise, and the stamp of its files if it has ended; shared: what jobs have in common, once in memory."""
         path = self._job_file(job_id, "job.json")
-        content = read_json(path)
+        content, look = read_json_and_look(path)
         if content is None:
             files = self.job_files(job_id)
             left = "a result" if files.result.exists() else "the claim of a worker" if files.last_attempt() else None
             if left is not None:
                 raise ExperimentError(f"{files.folder}: holds {left} but no job.json; restore it or delete the folder")
-            return None
+            return None, None
         try:
-            job = Job.from_json(content if shared is None else _with_shared(content, shared))
+            job = Job.from_json(_with_shared(content, shared))
             _check_id(job.job_id, job_id)
         except (KeyError, TypeError, ValueError) as error:
             found = shortened(repr(error), LONGEST_CAUSE)
             raise ExperimentError(f"{path}: is not a job file ({found}); restore it or delete its folder") from None
-        return Trial(job, self.read_result(job_id))
+        result, ended_look = self._read_result(job_id)
+        return Trial(job, result), stamp_of(look, ended_look)
 
     def read_result(self, job_id: int) -> Result | None:
+        return self._read_result(job_id)[0]
+
+    def _read_result(self, job_id: int) -> tuple[Result | None, os.stat_result | None]:
         path = self._job_file(job_id, "result.json")
-        content = read_json(path)
+        content, look = read_json_and_look(path)
         if content is None:
-            return None
+            return None, None
         try:
             _check_id(content.get("id", job_id), job_id)
-            return Result.from_json(content)
+            return Result.from_json(content), look
         except (KeyError, TypeError, ValueError) as error:
             found = shortened(repr(error), LONGEST_CAUSE)
             raise ExperimentError(

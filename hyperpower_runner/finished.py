@@ -38,13 +38,15 @@ Stamp = list[int]  # of job.json and result.json: time of change in nanoseconds,
 class FinishedJobs:
     """The cache of a directory's finished jobs.
 
-    file: state/finished.jsonl; jobs: the directory that holds their folders.
+    file: state/finished.jsonl; jobs: the directory that holds their folders. unkept: finished jobs that `read` did not
+    give, each with the stamp of the files that it was read from.
     """
 
     def __init__(self, file: Path, jobs: Path) -> None:
         self.file = file
         self.jobs = jobs
         self._common: dict[str, tuple[list[str], dict[str, Any]]] = {}  # by digest: names of params, fields of the job
+        self.unkept: list[tuple[Stamp, Trial]] = []
         self._good = bytearray()  # of each line that was read, whether it was believed
         self._latest: tuple[dict[str, Any], str] = {}, ""
 
@@ -55,30 +57,30 @@ class FinishedJobs:
             looks = [os.stat(f"{folder}/{name}") for name in ("job.json", "result.json")]  # noqa: PTH116 Path is slower
         except OSError:
             return None
-        return [number for look in looks for number in (look.st_mtime_ns, look.st_size)]
+        return stamp_of(*looks)
 
     def read(self) -> dict[int, Trial]:
         """The finished jobs whose files are as they were when they were written down."""
         trials: dict[int, Trial] = {}
-        self._common, self._good = {}, bytearray()
+        self._common, self._good, self.unkept = {}, bytearray(), []
         with contextlib.suppress(OSError), open_regular(self.file) as file:
             for line in _lines_of(file):
                 self._good.append(self._believed(line, trials))
         return trials
 
-    def keep(self, fresh: list[tuple[Stamp, Trial]]) -> None:
-        """Write down what `read` did not give; lines that it did not believe go when they have become many.
-
-        fresh: finished jobs, each with its stamp from before it was read.
-        """
+    def keep(self) -> None:
+        """Write down what is `unkept`; lines that `read` did not believe go when they have become many."""
+        unkept, good = self.unkept, self._good
+        self.unkept, self._good = [], bytearray()  # it is not tried again where there is no room
         with contextlib.suppress(OSError):
-            if 4 * self._good.count(0) > len(self._good):
-                self._rewrite(fresh)
-            elif fresh:
-                self._append(fresh)
+            if 4 * good.count(0) > len(good):
+                self._rewrite(good, unkept)
+            elif unkept:
+                self._append(unkept)
 
     def append(self, trial: Trial) -> None:
         """Write down one more finished job."""
+        self.keep()
         stamp = self.stamp(trial.job_id)
         if stamp is not None:
             with contextlib.suppress(OSError):
@@ -149,15 +151,22 @@ class FinishedJobs:
                     file.write(b"\n")
             file.writelines(self._lines(finished))
 
-    def _rewrite(self, finished: list[tuple[Stamp, Trial]]) -> None:
+    def _rewrite(self, good: bytearray, finished: list[tuple[Stamp, Trial]]) -> None:
         temporary = self.file.with_name(f".{self.file.name}.new")
         try:
             with self.file.open("rb") as old, temporary.open("wb") as new:
-                new.writelines(compress(_lines_of(old), self._good))
+                new.writelines(compress(_lines_of(old), good))
                 new.writelines(self._lines(finished))
             temporary.replace(self.file)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def stamp_of(job: os.stat_result | None, result: os.stat_result | None) -> Stamp | None:
+    """The stamp of a finished job, by how its job.json and result.json look; None where one is not there."""
+    if job is None or result is None:
+        return None
+    return [job.st_mtime_ns, job.st_size, result.st_mtime_ns, result.st_size]
 
 
 def _lines_of(file: BinaryIO) -> Iterator[bytes]:

@@ -170,17 +170,35 @@ def read_json(path: Path | str) -> dict[str, Any] | None:
 
     Raises ExperimentError for a file that is unreadable, is not a JSON object, or has a newer schema number.
     """
+    return read_json_and_look(path)[0]
+
+
+def read_json_and_look(path: Path | str) -> tuple[dict[str, Any] | None, os.stat_result | None]:
+    """Likewise, and how the file that was read looked: its size and times."""
     try:
-        with io.FileIO(path, opener=regular) as file:  # the fastest, for those who read 100,000 jobs
-            content = parse_json(file.readall())
+        text, look = _whole(path)
+        content = parse_json(text)
     except FileNotFoundError:
-        return None
+        return None, None
     except (OSError, ValueError) as error:
         raise ExperimentError(f"{path}: cannot be read as JSON ({error}); restore the file or delete it") from None
     if not isinstance(content, dict):
         raise ExperimentError(f"{path}: a JSON object was expected, found {type(content).__name__}")
     check_schema(content, str(path))
-    return content
+    return content, look
+
+
+def _whole(path: Path | str) -> tuple[bytes, os.stat_result]:
+    """The content of a file, in a third of the time that Python's own files take: there may be 100,000 jobs."""
+    descriptor = regular(path, os.O_RDONLY)
+    try:
+        look = os.fstat(descriptor)
+        text = os.read(descriptor, look.st_size + 1)
+        while len(text) != look.st_size and (more := os.read(descriptor, LONGEST_LINE)):
+            text += more  # it grows, or comes in parts
+    finally:
+        os.close(descriptor)
+    return text, look
 
 
 def check_schema(content: dict[str, Any], where: str) -> None:

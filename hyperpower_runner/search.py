@@ -292,7 +292,8 @@ def check_jobs(config: ExperimentConfig, trials: Iterable[Trial], where: str) ->
         else:
             if trial.job.metric == config.optimize:
                 continue
-            problem = f'job {trial.job.job_id} was run for "{shortened(trial.job.metric)}", but optimize is "{config.optimize}"'
+            wanted = shortened(trial.job.metric)
+            problem = f'job {trial.job.job_id} was run for "{wanted}", but optimize is "{config.optimize}"'
         raise ConfigError(f"{where}: {problem}; undo the change, or begin a new experiment directory")
 
 

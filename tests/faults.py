@@ -107,7 +107,9 @@ def victims(root: Path) -> dict[str, list[int]]:
     for pid, command in living(root):
         name = _read(Path(f"/proc/{pid}/comm")).decode(errors="replace")
         if name.startswith("hp-job"):
-            found["worker"].append(pid)
+            fields = _read(Path(f"/proc/{pid}/stat")).rpartition(b") ")[2].split()
+            if fields and int(fields[3]) == pid:  # else it is about to become the script
+                found["worker"].append(pid)
         elif "nursery" in " ".join(command[1:3]):
             found["nursery"].append(pid)
         elif command and command[-1].endswith("/job.json"):
@@ -243,7 +245,9 @@ class Drivers:
     def __init__(self, folder: Path, **environment: str) -> None:
         environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1", **environment}
         command = [sys.executable, faulty.__file__]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        self._process = subprocess.Popen(  # unbuffered, as an answer that is read ahead would not wake `select`
+            command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        )
         self.stdout, self.stderr = folder / "stdout", folder / "stderr"
         self.pid = 0
 
@@ -255,8 +259,9 @@ class Drivers:
         request = {"fault": json.loads(fault.to_json()), "words": [str(word) for word in words]}
         request.update(stdout=str(self.stdout), stderr=str(self.stderr))
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
-        self._process.stdin.flush()
-        self.pid = self._answer()["pid"]
+        while "pid" not in (answer := self._answer()):  # the end of a command that a failed test left
+            pass
+        self.pid = answer["pid"]
 
     def wait(self) -> int:
         """The exit code of the command that was begun, negative for a signal."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from hyperpower_runner.driver import Driver, Ending
 from hyperpower_runner.experiment import Experiment
+from hyperpower_runner.history import History
 from hyperpower_runner.launchers.local import LocalLauncher
 from hyperpower_runner.summary import Summary
 from hyperpower_runner.trial import Result, Trial
@@ -76,6 +77,13 @@ def drive(
             experiment, config, experiment.read_models(config), LocalLauncher(), observer or Recorder(), interrupted
         )
         return driver, driver.run()
+
+
+def read_and_keep(experiment: Experiment) -> History:
+    """Read the jobs as a driver does, which brings the cache up to date."""
+    history = experiment.read_history()
+    experiment.finished.keep()
+    return history
 
 
 def results(experiment: Experiment) -> dict[int, Result]:

@@ -86,6 +86,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @times(200)
 @given(content=spoilt(as_file(RESULT.to_json())))
+@example(content=as_file({**RESULT.to_json(), "epoch": "two"}))
+@example(content=as_file({**RESULT.to_json(), "metrics": {"error": 10**400}}))
 def test_what_is_taken_for_a_result_can_be_judged_shown_and_written(folder: Path, content: bytes) -> None:
     path = folder / "result.json"
     path.write_bytes(content)
@@ -225,7 +227,7 @@ def test_lines_are_added_to_a_file_that_was_torn_without_loss(
 
 @times(300)
 @given(chunks=st.lists(APPENDED, max_size=6))
-@example(chunks=[b"x" * 60 + b'{"a": 1}\n'])  # the end of a line that is too long is no line
+@example(chunks=[b"x" * LOOK + b'{"a": 1}\n'])  # the end of a line that is too long is no line
 def test_a_file_that_grows_gives_the_objects_of_the_whole_one(folder: Path, chunks: list[bytes]) -> None:
     path = folder / "grown.jsonl"
     path.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from zlib import crc32
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from searching import all_params, drive, make_experiment, results, run_command
+from searching import all_params, drive, make_experiment, read_and_keep, results, run_command
 
 from hyperpower_runner import finished as finished_module
 from hyperpower_runner.errors import ExperimentError
@@ -47,7 +47,7 @@ def finished(root: Path) -> Experiment:
     for job, result in zip(JOBS, RESULTS, strict=False):
         experiment.write_result(job.job_id, result)
     experiment.state.mkdir()
-    experiment.read_history(keep=True)
+    read_and_keep(experiment)
     return experiment
 
 
@@ -81,13 +81,13 @@ def test_the_cache_gives_the_jobs_and_results_of_the_files(tmp_path: Path) -> No
 
 def test_what_the_cache_gives_is_not_read_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment, asked = finished(tmp_path), []
-    read_trial = Experiment.read_trial
+    read_result = Experiment._read_result
 
-    def counted(self: Experiment, job_id: int, shared: dict[str, Any] | None = None) -> Trial | None:
+    def counted(self: Experiment, job_id: int) -> Any:
         asked.append(job_id)
-        return read_trial(self, job_id, shared)
+        return read_result(self, job_id)
 
-    monkeypatch.setattr(Experiment, "read_trial", counted)
+    monkeypatch.setattr(Experiment, "_read_result", counted)
     experiment.read_history()
     assert asked == [5]
 
@@ -120,7 +120,7 @@ def change_result(experiment: Experiment) -> None:
 def change_to_the_same_size(experiment: Experiment) -> None:
     path = experiment.job_files(1).result
     os.utime(path, ns=(1, 1))
-    experiment.read_history(keep=True)
+    read_and_keep(experiment)
     path.write_text(path.read_text().replace("0.1", "0.2"))
 
 
@@ -173,7 +173,7 @@ def test_a_file_that_changed_is_read_and_the_cache_mended(tmp_path: Path, change
     expected = from_files(experiment)
     assert (expected == before) is (change is touch_all)
     assert as_json(experiment.read_history()) == expected
-    assert as_json(experiment.read_history(keep=True)) == expected
+    assert as_json(read_and_keep(experiment)) == expected
     assert as_json(experiment.read_history()) == expected
     assert believed(experiment) == [trial.job_id for trial in experiment.read_history() if trial.ended]
 
@@ -242,7 +242,7 @@ def test_whatever_stands_in_the_cache_the_files_are_right(tmp_path: Path, data: 
     cache(experiment).write_bytes(b"".join(mended))
     expected = from_files(experiment)
     assert as_json(experiment.read_history()) == expected
-    assert as_json(experiment.read_history(keep=True)) == expected
+    assert as_json(read_and_keep(experiment)) == expected
     assert as_json(experiment.read_history()) == expected
     assert believed(experiment) == [1, 2, 3, 4]  # mended
 
@@ -273,6 +273,26 @@ def test_jobs_are_written_down_as_they_end(tmp_path: Path) -> None:
     assert History(kept.values()) == History(without_cache(experiment).read_history())
 
 
+def test_a_driver_that_finds_nothing_to_run_writes_down_what_it_read(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    drive(experiment)
+    without_cache(experiment)
+    drive(experiment)
+    assert believed(experiment) == [1, 2, 3, 4]
+
+
+def test_a_job_that_ends_before_what_was_read_is_written_down_is_not_lost(tmp_path: Path) -> None:
+    experiment = finished(tmp_path)
+    touch_all(experiment)
+    experiment.read_history()
+    experiment.write_result(5, Result(Status.FAILED))
+    trial = experiment.read_trial(5)
+    assert trial is not None
+    experiment.finished.append(trial)
+    experiment.finished.keep()
+    assert believed(experiment) == [1, 2, 3, 4, 5]
+
+
 def test_a_line_after_a_torn_one_is_whole(tmp_path: Path) -> None:
     experiment = finished(tmp_path)
     whole = cache(experiment).read_bytes()
@@ -300,17 +320,17 @@ def test_lines_out_of_date_go_when_they_are_many_and_stay_while_they_are_few(tmp
     for job in drive_on:
         experiment.write_job(job)
         experiment.write_result(job.job_id, RESULTS[0])
-    experiment.read_history(keep=True)
+    read_and_keep(experiment)
     inode, count = cache(experiment).stat().st_ino, len(lines_of(experiment))
     os.utime(experiment.job_files(1).result)
-    experiment.read_history(keep=True)
+    read_and_keep(experiment)
     assert (cache(experiment).stat().st_ino, len(lines_of(experiment))) == (inode, count + 1)
     cache(experiment).write_bytes(2 * cache(experiment).read_bytes())
-    experiment.read_history(keep=True)
+    read_and_keep(experiment)
     assert len(lines_of(experiment)) == count
     assert cache(experiment).stat().st_ino != inode
     touch_all(experiment)
-    experiment.read_history(keep=True)
+    read_and_keep(experiment)
     assert len(lines_of(experiment)) == count
     assert [path.name for path in experiment.state.iterdir()] == ["finished.jsonl"]
     assert len(believed(experiment)) == 18
@@ -321,7 +341,7 @@ def test_a_cache_that_was_spoilt_altogether_is_read_in_pieces_and_written_anew(t
     whole = lines_of(experiment)
     cache(experiment).write_bytes(whole[0] + b"\0" * 5_000_000 + b"".join(whole[1:]))
     assert believed(experiment) == [2, 3, 4]
-    assert as_json(experiment.read_history(keep=True)) == from_files(experiment)
+    assert as_json(read_and_keep(experiment)) == from_files(experiment)
     assert cache(experiment).stat().st_size < 10_000
     assert believed(experiment) == [1, 2, 3, 4]
 
@@ -330,7 +350,7 @@ def test_a_result_too_long_for_a_line_is_read_from_its_file(tmp_path: Path) -> N
     experiment = finished(tmp_path)
     experiment.write_result(5, Result(Status.COMPLETED, {"error": 0.1}, extra={"text": "a" * (1 << 20)}))
     for _ in range(3):
-        assert as_json(experiment.read_history(keep=True)) == from_files(experiment)
+        assert as_json(read_and_keep(experiment)) == from_files(experiment)
     assert believed(experiment) == [1, 2, 3, 4]
     assert cache(experiment).stat().st_size < 10_000
 

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hyperpower_runner import job_files
 from hyperpower_runner.errors import ExperimentError
 from hyperpower_runner.job_files import (
     SCHEMA,
@@ -341,3 +342,17 @@ def test_the_log_tail_is_the_last_lines(tmp_path: Path) -> None:
     files.output.write_bytes(b"".join(b"line %d\n" % n for n in range(5000)) + b"\xff\n\n")
     assert files.log_tail(lines=3) == "line 4998\nline 4999\n\ufffd"
     assert len(files.log_tail(lines=10**6, limit_bytes=100)) <= 100
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="the system has no file whose size is not its length")
+def test_a_file_whose_size_is_not_its_length_is_read_to_its_end() -> None:
+    """As one that somebody writes at this moment."""
+    text, look = job_files._whole("/proc/version")
+    assert text == Path("/proc/version").read_bytes()
+    assert len(text) > look.st_size == 0
+
+
+def test_a_long_file_is_read_whole(tmp_path: Path) -> None:
+    content = {"text": "ä" * 3_000_000}
+    job_files.write_json(tmp_path / "long.json", content)
+    assert job_files.read_json(str(tmp_path / "long.json")) == {"schema": 1, **content}

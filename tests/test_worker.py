@@ -205,6 +205,22 @@ def test_a_worker_told_to_end_ends_its_script_and_leaves_no_result(tmp_path: Pat
     assert run_worker(files, attempt=2).status is Status.COMPLETED
 
 
+def test_a_signal_to_the_script_and_then_to_its_worker_leaves_no_result_either(tmp_path: Path) -> None:
+    """Slurm tells all processes of a job to end, in any order; the script did not fail."""
+    files = make_job(tmp_path, SLEEPS)
+    process = start_worker(files)
+    try:
+        wait_for(tmp_path / "begun")
+        (script,) = processes_of(files.job)
+        os.kill(script, signal.SIGTERM)
+        wait_until(lambda: not processes_of(files.job))
+        process.terminate()
+        assert process.wait(60) == 143
+    finally:
+        end(process)
+    assert not files.result.exists()
+
+
 def test_a_script_gets_a_grace_to_end_by_itself_with_all_that_it_started(tmp_path: Path) -> None:
     script = """
         import os, signal, sys, time

@@ -249,18 +249,17 @@ class SlurmLauncher:
         entry = submission.entry
         if entry is None and not submission.claimed:
             return self._fate_unseen(files, submission)
-        silent_s = self._heartbeats.silent_s(files)
         if submission.ended_s is not None:
-            over_s = min(now_s - submission.ended_s, silent_s)
+            over_s = min(now_s - submission.ended_s, self._heartbeats.silent_s(files))
             if over_s >= self._grace_s or (submission.cancelled and not submission.claimed):
                 return _fate_of(files, entry, submission.claimed)
         elif entry is None:
             return None  # the queue has not been heard since it began
-        elif entry.state != "RUNNING":
-            self._heartbeats.forget(files)  # one that is suspended does not beat
+        elif entry.state != "RUNNING" or not submission.claimed:
+            self._heartbeats.forget(files)  # one that is suspended, or has not begun, does not beat
             if entry.state == "PENDING" and now_s - submission.since_s > PATIENCE_S:
                 self._tell(f"job {int(files.folder.name)}", f"waits in the queue of Slurm: {entry.reason}")
-        elif submission.claimed and silent_s >= self._silence_s:
+        elif self._heartbeats.silent_s(files) >= self._silence_s:
             self._scancel(submission)
             return Fate(f"its worker gave no sign of life for {self._silence_s:g} s, although Slurm says that it runs")
         return None

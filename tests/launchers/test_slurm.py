@@ -395,11 +395,17 @@ def test_a_worker_that_slurm_calls_running_and_that_does_not_beat_is_cancelled(
 
 
 def test_a_suspended_worker_does_not_have_to_beat(stand_ins: StandIns, files: JobFiles, make: Make) -> None:
-    launcher = make(silence_s=0.2)
+    launcher = make(silence_s=1.0)
     launcher.submit(files, 1)
     write_json(files.attempt(1), {"pid": 1})
+    stand_ins.lists((token_of(files), "RUNNING", 0, "None"))
+    over(launcher, files, 0.3, files.heartbeat.touch)
+    over(launcher, files, 0.2)  # the last touch is seen
     stand_ins.lists((token_of(files), "SUSPENDED", 0, "None"))
-    assert over(launcher, files, 1.0) == {WorkerState.ALIVE}
+    assert over(launcher, files, 1.5) == {WorkerState.ALIVE}
+    stand_ins.lists((token_of(files), "RUNNING", 0, "None"))
+    assert watch(launcher, files, 2, stand_ins) == {WorkerState.ALIVE}  # nor at once when it goes on
+    until(launcher, files, WorkerState.GONE)
 
 
 def test_why_a_job_waits_is_told_once(
@@ -423,10 +429,11 @@ def test_why_a_job_waits_is_told_once(
 def test_an_outage_is_no_end_and_slurm_is_asked_less_and_less(
     stand_ins: StandIns, files: JobFiles, make: Make, notes: Notes
 ) -> None:
-    launcher = make(grace_s=0.05)
+    launcher = make(grace_s=0.05, silence_s=0.5)
     launcher.submit(files, 1)
+    write_json(files.attempt(1), {"pid": 1})
     stand_ins.lists((token_of(files), "RUNNING", 0, "None"))
-    watch(launcher, files, 3, stand_ins)
+    over(launcher, files, 0.5, files.heartbeat.touch)
     stand_ins.away()
     until(launcher, files, WorkerState.UNKNOWN)
     before = stand_ins.calls("squeue")
@@ -436,6 +443,7 @@ def test_an_outage_is_no_end_and_slurm_is_asked_less_and_less(
         "Slurm does not answer (Unable to contact slurm controller (connect failure)); the search goes on when it does"
     ]
     stand_ins.lists((token_of(files), "RUNNING", 0, "None"))
+    files.heartbeat.touch()  # the worker went on beating
     until(launcher, files, WorkerState.ALIVE)
     assert notes[-1] == "Slurm answers again."
     assert stand_ins.calls("sbatch") == 1
@@ -557,13 +565,14 @@ def test_of_a_job_that_began_before_the_queue_was_heard_nothing_is_concluded(
     launcher = make(grace_s=0.05)
     stand_ins.lists()
     watch(launcher, files, 1, stand_ins)
-    stand_ins.says("squeue", before="while ! [ -e go ]; do sleep 0.02; done")
-    watch(launcher, files, 1, stand_ins)  # a call that goes on
+    begun, hangs, go = (stand_ins.folder / name for name in ("begun", "hangs", "go"))
+    stand_ins.says("squeue", before="touch begun; while ! [ -e go ]; do sleep 0.02; done")
+    wait_until(lambda: launcher.poll({7: files}, 0.01) and begun.exists())
     launcher.submit(files, 1)
     write_json(files.attempt(1), {"pid": 1})
-    stand_ins.says("squeue", before="exec sleep 600")
-    (stand_ins.folder / "go").touch()  # its answer knows nothing of the job
-    watch(launcher, files, 1, stand_ins)
+    stand_ins.says("squeue", before="touch hangs; exec sleep 600")
+    go.touch()  # the answer knows nothing of the job
+    wait_until(lambda: launcher.poll({7: files}, 0.01) and hangs.exists())
     assert over(launcher, files, 0.5) == {WorkerState.ALIVE}
 
 
