@@ -108,8 +108,7 @@ class SlurmLauncher:
         record = {"scheduler": "slurm", "attempt": attempt, "token": token, "submitted_s": time.time()}
         write_json(files.launch, record)
         now_s = time.monotonic()
-        submission = _Submission(token, attempt, now_s, now_s)
-        self._submissions[str(files.folder)] = submission
+        submission = self._submissions[str(files.folder)] = _Submission(token, attempt, now_s, now_s)
         self._heartbeats.forget(files)
         if not self._out:
             self._sbatch(files, submission)
@@ -260,17 +259,16 @@ class SlurmLauncher:
             if entry.state == "PENDING" and now_s - submission.since_s > PATIENCE_S:
                 self._tell(f"job {int(files.folder.name)}", f"waits in the queue of Slurm: {entry.reason}")
         elif self._heartbeats.silent_s(files) >= self._silence_s:
+            submission.to_cancel = True
             self._scancel(submission)
             return Fate(f"its worker gave no sign of life for {self._silence_s:g} s, although Slurm says that it runs")
         return None
 
     def _fate_unseen(self, files: JobFiles, submission: _Submission) -> Fate | None:
         """Submit a job that is not in the queue again, unless it was cancelled meanwhile, or too often."""
-        if not submission.heard:
-            return None
-        if submission.cancelled:
+        if submission.heard and submission.cancelled:
             return FATES["CANCELLED"]
-        if self._asked_s >= submission.again_s:
+        if submission.heard and self._asked_s >= submission.again_s:
             if submission.submissions >= MOST_SUBMISSIONS:
                 return Fate(f"Slurm took it {submission.submissions} times, but does not list it")
             self._sbatch(files, submission)
