@@ -130,6 +130,7 @@ def assert_written_and_read_again(path: Path, value: Job | Result) -> None:
 
 @times(200)
 @given(content=spoilt(as_file(JOB.to_json())))
+@example(content=as_file({**JOB.to_json(), "id": "x" * 3000}))
 def test_a_worker_and_a_script_take_a_job_or_say_that_it_is_none(folder: Path, content: bytes) -> None:
     path = folder / "job.json"
     path.write_bytes(content)

@@ -32,10 +32,7 @@ from hyperpower_runner import cli, presence, processes, slots
 from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.hardware.measurement import Window
 from hyperpower_runner.hardware.profile import Point, append_event, append_point
-from hyperpower_runner.job_files import (
-    append_json_line,
-    write_json,
-)
+from hyperpower_runner.job_files import append_json_line, write_json
 from hyperpower_runner.launchers import local
 from hyperpower_runner.stopping import StoppingRule
 from hyperpower_runner.trial import Job, Rejection, Result, Status
@@ -356,6 +353,15 @@ def test_a_driver_that_lives_is_told_of_whatever_else_stands_in_its_file(search:
     assert len(ended.err.splitlines()) <= 2
 
 
+def test_a_host_of_any_name_is_shown_in_one_line(search: Path) -> None:
+    with copy_of(search) as root:
+        write_json(root / "state/driver.json", {**dead_process(), "host": "x\n\x1b[2J" * 100})
+        last = call_on(root, "status").out.splitlines()[-1]
+    assert last.startswith("driver ")
+    assert "on x\\n\\x1b[2J" in last
+    assert len(last) < 300
+
+
 # What long runs found, or nearly did: the value at a place of the first line, or of the only object.
 FOUND: dict[str, tuple[str, str, Place, str]] = {
     "an objective beyond floats": ("status", "jobs/000001/result.json", ("metrics", "error"), "9" * 400),
@@ -367,6 +373,7 @@ FOUND: dict[str, tuple[str, str, Place, str]] = {
     "params without end": ("status --json", "jobs/000001/job.json", ("params", "x"), "[" * 900 + "]" * 900),
     "a prediction beyond floats": ("status", "jobs/000001/job.json", ("predictions", "power_w"), "9" * 400),
     "a metric with a long name": ("validate", "jobs/000001/job.json", ("metric",), f'"{"x" * 3000}"'),
+    "an id that is a long text": ("status", "jobs/000001/job.json", ("id",), f'"{"x" * 3000}"'),
     "a long schema number": ("status", "jobs/000001/job.json", ("schema",), "9" * 4300),
     "more discarded than can be": ("status", "rejected.jsonl", ("discarded",), "9" * 4300),
     "a ratio near the largest float": ("best", "hardware/models.json", ("models", "power_w", "ratios", 0), "1e308"),
