@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -65,6 +64,13 @@ for number in range(jobs):
 for _ in range(min(slots, jobs)):
     os.wait()
 print(json.dumps(started))
+"""
+# A small process that starts another, since one that is forked by a large process counts as large.
+WATCHED = """
+import resource, subprocess, sys, time
+begun_s = time.time()
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
+print(begun_s, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 OPTUNA = """
 import json, subprocess, sys, optuna
@@ -136,17 +142,12 @@ def as_json(content: dict[str, Any]) -> bytes:
 def run_search(experiment: Experiment, until: int, slots: int) -> tuple[float, float]:
     """Run until so many jobs were started; when that began, in seconds since the epoch, and the driver's peak MB."""
     words = ["run", str(experiment.root), "--evaluations", str(until), "--max-concurrent", str(slots)]
-    begun_s = time.time()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hyperpower_runner", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    assert process.stderr is not None
-    messages = process.stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = 0  # it was waited for above
-    if status:
-        raise SystemExit(messages)
-    return begun_s, usage.ru_maxrss / 1024
+    command = [sys.executable, "-c", WATCHED, sys.executable, "-m", "hyperpower_runner", *words]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode:
+        raise SystemExit(answer.stderr)
+    begun_s, memory_kb = map(float, answer.stdout.split())
+    return begun_s, memory_kb / 1024
 
 
 def starts_of(experiment: Experiment, first: int, last: int) -> list[float]:
