@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -303,6 +304,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to make directories; default: a temporary one")
     arguments = parser.parse_args()
     parts = {"idle": idle, "throughput": throughput, "resume": resume, "step": step}
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # where it is set, each start of a driver compiles the package anew
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for name in arguments.parts:
             Console().print(parts[name](arguments, Path(folder)))

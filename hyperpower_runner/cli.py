@@ -229,7 +229,7 @@ def _drive(experiment: Experiment, config: ExperimentConfig, overtaken: Callable
             if config.simulated:
                 observer.note(show_platform(config))
         interrupts = stack.enter_context(Interrupts())
-        launcher = launcher_of(config, observer.note, interrupts.wake)
+        launcher = launcher_of(config, observer.note, interrupts.wake, experiment.root)
         models = experiment.read_models(config)
         driver = Driver(experiment, config, models, launcher, observer, interrupts.acknowledge, overtaken)
         incumbent = driver.search.best()

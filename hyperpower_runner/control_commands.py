@@ -16,6 +16,8 @@ from hyperpower_runner.errors import HyperPowerError
 from hyperpower_runner.terminal import Directory, experiment_at, say
 
 if TYPE_CHECKING:  # imported where they are used, so that --help stays fast
+    from pathlib import Path
+
     from hyperpower_runner.config import ExperimentConfig
     from hyperpower_runner.experiment import Experiment
     from hyperpower_runner.launchers import Launcher
@@ -80,15 +82,17 @@ def clean(
         print(path)
 
 
-def launcher_of(config: ExperimentConfig, note: Callable[[str], None], wake: int | None = None) -> Launcher:
-    """What runs the workers, as "scheduler" of config.json says."""
+def launcher_of(
+    config: ExperimentConfig, note: Callable[[str], None], wake: int | None = None, root: Path | None = None
+) -> Launcher:
+    """What runs the workers, as "scheduler" of config.json says; root: an experiment that will want workers soon."""
     from hyperpower_runner.launchers.local import LocalLauncher
 
     if config.scheduler == "slurm":
         from hyperpower_runner.launchers.slurm import SlurmLauncher, words_of
 
         return SlurmLauncher(words_of(config), wake, config.polling_time_s, note)
-    return LocalLauncher(wake)
+    return LocalLauncher(wake, root=root)
 
 
 def launcher_at(experiment: Experiment) -> Launcher:

@@ -96,7 +96,7 @@ class Variable:
     def _highest(self) -> float:
         return len(self.options) - 1.0 if self.kind == "ENUM" else self.high
 
-    @property
+    @cached_property
     def _cell_bounds(self) -> tuple[float, float]:
         """The outer borders of the first and the last cell of an INT or ENUM, on its scale."""
         lowest = 0.0 if self.kind == "ENUM" else self.low
@@ -111,10 +111,14 @@ class Variable:
             return np.full_like(x, self.low)
         values = low + x * (high - low)
         rounded = self._round(np.exp(values) if self.scale == "log" else values)
-        # An end stands for all that rounds like it: `encode` could not tell them apart.
-        lowest, highest = self._round(np.array([self.low, self.high]))
+        lowest, highest = self._rounded_ends
         rounded = np.where(rounded >= highest, self.high, np.where(rounded <= lowest, self.low, rounded))
         return np.where(x <= 0.0, self.low, np.where(x >= 1.0, self.high, rounded))
+
+    @cached_property
+    def _rounded_ends(self) -> Array:
+        """An end stands for all that rounds like it: `encode` could not tell them apart."""
+        return self._round(np.array([self.low, self.high]))
 
     def _round(self, values: Array) -> Array:
         if self.scale == "log":

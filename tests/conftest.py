@@ -5,10 +5,14 @@ At the end the faults that were injected are told together, from whichever proce
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 import hypothesis
 import pytest
+
+# A thousand drivers and workers are started: where this is set, each would compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 hypothesis.settings.register_profile("deterministic", derandomize=True, deadline=None, database=None, max_examples=100)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=2_000)  # --hypothesis-profile=long

@@ -37,15 +37,19 @@ class LocalLauncher:
 
     wake: a descriptor that ends a `poll` early when it becomes readable (a signal arrived), or None.
     silence_s: for how long a worker on another host may give no sign of life.
+    root: an experiment that will want workers soon: its nursery is made at once, while the caller reads the jobs.
     """
 
-    def __init__(self, wake: int | None = None, silence_s: float = SILENCE_S) -> None:
+    def __init__(self, wake: int | None = None, silence_s: float = SILENCE_S, root: Path | None = None) -> None:
         self._started: dict[str, dict[str, Any]] = {}  # identities of this launcher's workers, by job folder
         self._nurseries: dict[Path, subprocess.Popen[bytes]] = {}  # by experiment; few have more than one
         self._silence_s = silence_s
         self._heartbeats = Heartbeats(min(LOOK_S, silence_s / 4))
         self._wake = wake
         weakref.finalize(self, _dismiss, self._nurseries)
+        if root is not None:
+            with contextlib.suppress(OSError):  # which is told when a worker is wanted
+                self._nursery(root.resolve())
 
     def submit(self, files: JobFiles, attempt: int) -> None:
         """Start a worker; its own messages and the script's output go to output.log."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 from searching import make_experiment
 
 from hyperpower_runner import processes
+from hyperpower_runner.errors import LaunchError
 from hyperpower_runner.job_files import JobFiles, read_json
 from hyperpower_runner.launchers import WorkerState
 from hyperpower_runner.launchers.local import LocalLauncher
@@ -121,6 +123,22 @@ def test_a_killed_nursery_is_replaced(tmp_path: Path) -> None:
     until(second.result.exists)
     launcher.cancel(first, "end of the test")
     until(lambda: launcher.poll({1: first}, 0.05)[1] is WorkerState.GONE)
+
+
+def test_a_nursery_is_made_while_the_driver_reads_its_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = job_in(tmp_path, 1, "print('{\"error\": 0.5}')")
+    launcher = LocalLauncher(root=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", no_memory)  # no other one can be made
+        launcher.submit(files, 1)
+        early = LocalLauncher(root=tmp_path)  # it is told where a worker is wanted, and not before
+        with pytest.raises(LaunchError, match="Cannot allocate memory"):
+            early.submit(files, 2)
+    until(files.result.exists)
+
+
+def no_memory(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
 
 def parent_of(pid: int) -> int:
