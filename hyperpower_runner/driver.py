@@ -13,7 +13,6 @@ nothing.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Callable
@@ -23,17 +22,17 @@ from typing import Any, Protocol
 
 from hyperpower_runner import processes
 from hyperpower_runner.config import ExperimentConfig
-from hyperpower_runner.errors import InfeasibleError, LaunchError, LockedError, SpaceExhaustedError
+from hyperpower_runner.errors import ExperimentError, InfeasibleError, LaunchError, LockedError, SpaceExhaustedError
 from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.hardware.models import HardwareModels
 from hyperpower_runner.history import History
+from hyperpower_runner.job_files import may_pass
 from hyperpower_runner.launchers import Launcher
 from hyperpower_runner.search import Search
 from hyperpower_runner.slots import Slots
 from hyperpower_runner.summary import Summary, elapsed_s
 from hyperpower_runner.trial import Job, Result, Status, Trial
 
-PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE)  # may be better soon
 LONGEST_WAIT_S = 1.0  # so that a request to stop from another host, and the live view, are never far behind
 
 
@@ -88,6 +87,7 @@ class Driver:
         self.observer = observer
         self.interrupted = interrupted  # how often Ctrl-C was pressed
         self.overtaken = overtaken  # whether another driver has this directory now
+        self._inode = experiment.root.stat().st_ino
         self.slots = Slots(experiment, launcher, config.max_retries, observer.note)
         self.discarded = dict(experiment.read_rejections())  # candidates, by the job that was looked for
         self.rejected = sum(self.discarded.values())
@@ -121,8 +121,7 @@ class Driver:
 
     def _step(self) -> None:
         """Ingest what has ended, and fill the slots. What raised OSError is done by the next step."""
-        if self.overtaken():
-            raise LockedError(f"{self.experiment.root}: another driver runs this search now; look with status")
+        self._check_place()
         for job_id, result in self.slots.ended():
             self._ingest(job_id, result)
         self._check_ending()
@@ -131,12 +130,24 @@ class Driver:
             self._check_ending()
         self.observer.tick(self.summary)
 
+    def _check_place(self) -> None:
+        """Raise LockedError where this is not the one driver of the directory any more, or ExperimentError."""
+        root = self.experiment.root
+        if self.overtaken():
+            raise LockedError(f"{root}: another driver runs this search now; look with status")
+        try:
+            found = root.stat().st_ino
+        except FileNotFoundError:
+            found = None
+        if found != self._inode:
+            raise ExperimentError(f"{root}: was moved, or replaced, while its search ran; run it where it is now")
+
     def _bear(self, error: OSError | LaunchError) -> None:
         """Say what the system is short of, once; raises the error where waiting would not help."""
         cause = error if isinstance(error, OSError) else error.__cause__
-        if not isinstance(cause, OSError) or cause.errno not in PASSING:
+        if not isinstance(cause, OSError) or not may_pass(cause):
             raise error
-        lacking = os.strerror(cause.errno)
+        lacking = os.strerror(cause.errno or 0)
         if lacking != self._short_of:
             self._short_of = lacking
             where = cause.filename or self.experiment.root
@@ -166,7 +177,9 @@ class Driver:
     def _ingest(self, job_id: int, result: Result) -> None:
         trial = self.search.end(job_id, result)
         self.experiment.finished.append(trial)
-        self._failures = self._failures + 1 if result.status.is_failure else 0
+        # What nobody here cancelled, Slurm did, and would do again with the next one.
+        failed = result.status.is_failure or (result.status is Status.CANCELLED and self.slots.cancelled is None)
+        self._failures = self._failures + 1 if failed else 0
         self.observer.ended(trial)
 
     def _fill_slot(self) -> None:
@@ -248,7 +261,7 @@ class Driver:
     def _budget_ending(self) -> Ending | None:
         config = self.config
         if self._failures >= config.max_consecutive_failures:
-            return Ending(Why.FAILURES, f"{self._failures} jobs in a row failed.")
+            return Ending(Why.FAILURES, f"{self._failures} jobs in a row failed or were cancelled.")
         if config.hours is not None and self._elapsed_s() >= config.hours * 3600:
             return Ending(Why.BUDGET, f"The budget of {config.hours:g} hours is used up.")
         started = len(self.history) - self.history.counts.get(Status.CANCELLED, 0)

@@ -206,8 +206,14 @@ class Experiment(HeldDirectory):
             ) from None
 
     def write_result(self, job_id: int, result: Result) -> Result:
-        """Write a result for a job whose worker cannot; returns the one that stands, as the worker may be first."""
-        write_json(self.job_files(job_id).result, {"id": job_id, **result.to_json()}, exclusive=True)
+        """Write a result for a job whose worker cannot; returns the one that stands, as the worker may be first.
+
+        For a job whose folder was deleted none is written: the next driver shall not find a result without its job.
+        """
+        files = self.job_files(job_id)
+        if not files.job.exists():
+            return result
+        write_json(files.result, {"id": job_id, **result.to_json()}, exclusive=True)
         return self.read_result(job_id) or result
 
     def status(self, trial: Trial) -> Status:
@@ -217,16 +223,18 @@ class Experiment(HeldDirectory):
         return Status.RUNNING if self.may_run(trial.job.job_id) else Status.PENDING
 
     def working_spans(self, history: History, now_s: float) -> list[tuple[float, float]]:
-        """When jobs ran, as (begin, end) in seconds since the epoch; of a job tried again, the last attempt."""
+        """When jobs ran, as (begin, end) in seconds since the epoch; of a job tried again, the last attempt.
+
+        A job on another host ran for as long as that was seen: its host may be gone for days.
+        """
         spans = [(trial.result.started_s, trial.result.ended_s) for trial in history if trial.result is not None]
         for trial in history.unfinished:
-            worker = self._worker(trial.job_id)
-            if worker is not None:
-                files = self.job_files(trial.job_id)
-                begun_s, age_s = files.attempt(files.last_attempt()).stat().st_mtime, processes.age_s(worker)
+            worker, signs = self._worker(trial.job_id), self.job_files(trial.job_id).signs_s()
+            if worker is not None and signs is not None:
+                (begun_s, seen_s), age_s = signs, processes.age_s(worker)
                 if age_s is not None and not now_s - age_s <= begun_s <= now_s:  # somebody has set the clock since
                     begun_s = now_s - age_s
-                spans.append((begun_s, now_s))
+                spans.append((begun_s, now_s if age_s is not None else seen_s))
         return spans
 
     def may_run(self, job_id: int) -> bool:
@@ -236,8 +244,7 @@ class Experiment(HeldDirectory):
     def _worker(self, job_id: int) -> dict[str, Any] | None:
         """Who claimed the latest attempt at a job; None where it is dead, or there was none."""
         files = self.job_files(job_id)
-        attempt = files.last_attempt()
-        identity = read_json(files.attempt(attempt)) if attempt else None
+        identity = files.claim(files.last_attempt())
         return identity if identity is not None and processes.works_in(files.folder, identity) is not False else None
 
     def live_jobs(self) -> list[int]:

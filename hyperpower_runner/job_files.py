@@ -29,6 +29,10 @@ from hyperpower_runner.untrusted import open_regular, parse_json, regular
 SCHEMA = 1
 LONGEST_LINE = 1 << 20  # of an appended file, with its end; a longer one is passed over
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # of systems without hard links
+PASSING = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE),
+    *(errno.ESTALE, errno.ETIMEDOUT),  # of shared file systems
+)
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1  # of linux/fcntl.h and linux/fs.h
 
 
@@ -107,6 +111,11 @@ def make_folder(path: Path) -> None:
 def is_full(error: OSError) -> bool:
     """Whether a write failed for want of room: it may succeed later."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether what failed may succeed later: there may be room again, or a shared file system may come back."""
+    return error.errno in PASSING
 
 
 def fsync_directory(path: Path) -> None:
@@ -331,6 +340,13 @@ class JobFiles:
         while self.attempt(number + 1).exists():
             number += 1
         return number
+
+    def claim(self, attempt: int) -> dict[str, Any] | None:
+        """Who claimed an attempt; None for one that nobody did, nothing of whom where that cannot be read."""
+        try:
+            return read_json(self.attempt(attempt)) if attempt else None
+        except ExperimentError:
+            return {}
 
     def signs_s(self) -> tuple[float, float] | None:
         """When the latest attempt was claimed, and its worker's last sign of life; None before the first."""

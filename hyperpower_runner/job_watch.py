@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 
+from hyperpower_runner.attempt import Attempt
 from hyperpower_runner.job_files import JobFiles, touched_ns
 from hyperpower_runner.untrusted import open_regular
 
@@ -18,15 +19,15 @@ LONGEST_REQUEST = 1000
 class JobWatch:
     """The folder of a job, watched by the worker that makes the given attempt at it.
 
-    stop_reason: what the request to stop says, None where there is none. is_given_up: whether a later attempt was
-    begun, because this one was taken for lost.
+    stop_reason: what the request to stop says, None where there is none. is_given_up: whether the attempt counts no
+    more.
     """
 
-    def __init__(self, files: JobFiles, attempt: int) -> None:
+    def __init__(self, files: JobFiles, attempt: Attempt) -> None:
         self.files = files
+        self.attempt = attempt
         self.stop_reason: str | None = None
         self.is_given_up = False
-        self._next_attempt = files.attempt(attempt + 1)
         self._modified_ns = 0
         self._sure_at = 0.0
 
@@ -46,7 +47,7 @@ class JobWatch:
             if sure or modified_ns != self._modified_ns:
                 if self.stop_reason is None and self.files.stop.exists():
                     self.stop_reason = self._request()
-                self.is_given_up = self.is_given_up or self._next_attempt.exists()
+                self.is_given_up = self.is_given_up or not self.attempt.counts()
                 self._modified_ns, self._sure_at = modified_ns, now + SURE_S
         except OSError:
             return  # a shared file system is away: so much the later

@@ -93,6 +93,11 @@ class ProcessTree:
         """Have it told to end after so many seconds from now, unless that is due sooner."""
         self.end_at = min(self.end_at, time.monotonic() + seconds)
 
+    def signal(self, number: int) -> None:
+        """Send a signal to the child's process group."""
+        if self.exit_code is None:
+            _send(_groups([self.pid]), number)
+
     def enforce(self) -> float:
         """Do what is due: SIGTERM to all, later SIGKILL. Returns when something is due next, on the monotonic clock."""
         now = time.monotonic()
@@ -164,7 +169,7 @@ def _groups(pids: Iterable[int]) -> set[int]:
     return found
 
 
-def _send(pids: Iterable[int], number: signal.Signals) -> None:
+def _send(pids: Iterable[int], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)

@@ -147,7 +147,7 @@ def adopt_orphans() -> None:
 
 def wait_handle(pid: int) -> int | None:
     """A descriptor that becomes readable when the process ends; None where the system has none, or it is gone."""
-    if sys.platform != "linux":
+    if not hasattr(os, "pidfd_open"):  # also a Python that was built for an older Linux, as conda's is
         return None
     try:
         return os.pidfd_open(pid)

@@ -14,8 +14,10 @@ from typing import Any
 
 from hyperpower_runner.errors import shortened
 from hyperpower_runner.job_files import LONGEST_LINE, as_number, last_object, strict
+from hyperpower_runner.untrusted import DEEPEST, depth_of
 
 MOST_METRICS = 1000
+AROUND = 10  # levels at most of a file in which `extra` stands
 LONGEST_NAME = 200
 LONGEST_EXTRA = 64 << 10  # of JSON: whatever a script reports beside numbers
 LONGEST_QUOTE = 200
@@ -87,11 +89,8 @@ def _bounded(metrics: Metrics, extra: dict[str, Any], wanted: str) -> tuple[Metr
 
 
 def _size(extra: dict[str, Any]) -> int | None:
-    """Of its JSON in bytes; None where it cannot be written: Python reads deeper nesting than it writes."""
-    try:
-        return len(json.dumps(strict(extra)))
-    except (RecursionError, ValueError):
-        return None
+    """Of its JSON in bytes; None where it is nested more deeply than anybody will read it from a result."""
+    return len(json.dumps(strict(extra))) if depth_of(extra) <= DEEPEST - AROUND else None
 
 
 def _quoted(value: Any) -> str:

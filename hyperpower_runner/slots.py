@@ -6,6 +6,7 @@ only when a slot is given to it, so a resumed search never runs more at a time t
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -91,7 +92,7 @@ class Slots:
         """Cancel what is left to cancel; raises OSError where the directory does not take the request."""
         for job_id in sorted(self._to_cancel):
             if job_id in self.active and self.cancelled is not None:
-                self.launcher.cancel(self.experiment.job_files(job_id), self.cancelled)
+                self._cancel(job_id, self.cancelled)
             self._to_cancel.discard(job_id)
 
     def _vanished(self, job_id: int) -> Result | None:
@@ -114,10 +115,16 @@ class Slots:
     def _give_up(self, job_id: int, fate: Fate) -> Result:
         assert fate.status is not None
         files = self.experiment.job_files(job_id)
-        self.launcher.cancel(files, fate.clause)  # its script may have outlived its worker
         begun_s, ended_s = files.signs_s() or (time.time(),) * 2
         result = Result(fate.status, reason=fate.clause, started_s=begun_s, ended_s=ended_s, host=socket.gethostname())
-        return self.experiment.write_result(job_id, result)
+        # First the result: a driver that finds nothing but `stop` takes the job for one that was to be cancelled.
+        result = self.experiment.write_result(job_id, result)
+        self._cancel(job_id, fate.clause)  # its script may have outlived its worker
+        return result
+
+    def _cancel(self, job_id: int, reason: str) -> None:
+        with contextlib.suppress(FileNotFoundError):  # somebody deleted the folder, and who runs there was told
+            self.launcher.cancel(self.experiment.job_files(job_id), reason)
 
 
 def living(experiment: Experiment, launcher: Launcher, note: Callable[[str], None]) -> list[int]:

@@ -22,25 +22,33 @@ BLIND_POLL_S = 0.02  # where the system cannot say when a process ends
 
 
 class Orders:
-    """The signals that ask this process to end; they wake it where it waits, and interrupt nothing.
+    """The signals that ask this process to end, or are meant for its child; they wake it, and interrupt nothing.
 
-    number: of the first that came, or None. wake: a descriptor that becomes readable when one comes.
+    number: of the first that asks it to end, or None. wake: a descriptor that becomes readable when one comes.
     """
 
     def __init__(self) -> None:
         """Take them from whoever forked this process, together with what else of signals a worker relies on."""
         self.number: int | None = None
+        self._passed_on: list[int] = []
         self.wake, write = os.pipe()
         for descriptor in (self.wake, write):
             os.set_blocking(descriptor, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, lambda number, frame: self._passed_on.append(number))
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would take the exit codes away
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.number = self.number or number
+
+    def passed_on(self) -> list[int]:
+        """The signals that have come for the child: schedulers can announce the end of a job by one."""
+        found, self._passed_on = self._passed_on, []
+        return found
 
     def wait(self, seconds: float) -> None:
         """Sleep, until a signal comes at the longest."""

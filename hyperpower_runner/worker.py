@@ -12,6 +12,7 @@ started for every job.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -23,14 +24,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hyperpower_runner import processes
+from hyperpower_runner.attempt import Attempt
 from hyperpower_runner.errors import ExperimentError, printable, shortened
 from hyperpower_runner.job_files import (
     LONGEST_LINE,
     JobFiles,
     as_number,
-    fsync_directory,
-    is_full,
     last_object,
+    may_pass,
     read_json,
     write_json,
 )
@@ -52,7 +53,8 @@ STOP_GRACE_S = 10.0  # likewise after a request to stop
 LONGEST_MEASUREMENT_S = 600.0  # of a completed job's network, until the device is free and its set-up included
 LONGEST_REASON = 500
 ORDER_S = 1.0  # for a signal to reach this worker, after it ended the script
-FULL_S, LONGEST_FULL_S = 0.2, 10.0  # between two tries to write to a full disk
+SUSPENDED_S = 3 * HEARTBEAT_S  # a worker that did nothing for so long could not
+PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0  # between two tries at what may pass
 
 T = TypeVar("T")
 
@@ -72,64 +74,62 @@ class Worker:
         self.root = root
         self.files = files
         self.job = job
-        self.attempt = attempt
+        self.attempt = Attempt(files, attempt)
         self.orders = orders
         self.log = log
-        self.identity = processes.own_identity()
         rule = StoppingRule.from_json(job.stopping_rule) if job.stopping_rule is not None else None
         self.curve = LearningCurve(files.progress, job.job_id, job.metric, rule)
-        self.watch = JobWatch(files, attempt)
+        self.watch = JobWatch(files, self.attempt)
         self.timed_out = False
         self.started_s, self._begun = time.time(), time.monotonic()  # the first may jump
-        self._next_beat = self._next_look = 0.0
-        self._told_of_full_disk = False
+        self._next_beat = self._next_look = self._ticked = 0.0  # on the monotonic clock
+        self._deadline = math.inf
+        self._waits_for: int | None = None  # the kind of error
 
     def work(self) -> None:
         """Claim the attempt, run the job, and write its result; raises NoResultError, or OSError where it cannot."""
         # Whoever writes this file runs the attempt; a second worker, of a driver that could not know, goes home.
-        if self.files.result.exists() or not self._insist(self._claim):
+        if self.files.result.exists() or not self._insist(self.attempt.claim):
             return
-        if self.attempt > 1:
-            self._insist(self._put_aside_curve)
-        result = self._run()
+        result = self._run() if self.attempt.number == 1 else self._run_again()
         self.watch.look(time.monotonic(), sure=True)
         self._check_standing()
         content = {"id": self.job.job_id, **result.to_json()}
         self._insist(lambda: write_json(self.files.result, content, exclusive=True))
+        with contextlib.suppress(OSError):
+            self.files.trained.unlink(missing_ok=True)  # whoever deletes the result wants another training
 
-    def _claim(self) -> bool:
-        path = self.files.attempt(self.attempt)
-        if write_json(path, {**self.identity, "folder": str(self.files.folder.resolve())}, exclusive=True):
-            fsync_directory(self.files.folder.parent)  # with this, the job itself survives a power loss
-            return True
-        try:  # it may be this worker's, made before the disk was full
-            found = read_json(path) or {}
-        except ExperimentError:
-            return False
-        return all(found.get(key) == value for key, value in self.identity.items())
+    def _run_again(self) -> Result:
+        """Make up for an attempt that was lost: only in part where it was lost while its network was measured."""
+        self._insist(self.attempt.end_remains)
+        trained = self._trained()
+        if trained is None:
+            self._insist(self._put_aside_curve)
+            return self._run()
+        return replace(self._with_measurement(trained), ended_s=trained.ended_s)  # nobody worked in between
 
     def _put_aside_curve(self) -> None:
         """The curve of the training that was lost is not this one's."""
         if self.files.progress.exists():
-            self.files.progress.replace(self.files.progress.with_name(f"progress-{self.attempt - 1}.jsonl"))
+            self.files.progress.replace(self.files.progress.with_name(f"progress-{self.attempt.number - 1}.jsonl"))
 
     def _insist(self, write: Callable[[], T]) -> T:
-        """Write, and while the disk is full try again; raises NoResultError where the worker shall end meanwhile."""
-        pause_s = FULL_S
+        """Write, again and again while that may pass; raises NoResultError where the worker shall end meanwhile."""
+        pause_s = PAUSE_S
         while True:
             ordered = self.orders.number is not None  # before the try, so that there is one after the order
             try:
                 return write()
             except OSError as error:
-                if not is_full(error):
+                if not may_pass(error):
                     raise
-                if not self._told_of_full_disk:
-                    self._told_of_full_disk = True
-                    self.log.say(f"{self.files.folder}: the disk is full ({error}); waiting for room")
+                if error.errno != self._waits_for:
+                    self._waits_for = error.errno
+                    self.log.say(f"{self.files.folder}: {error}; waiting for better times")
             if ordered:
                 raise self._interrupted()
             self.orders.wait(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_FULL_S)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             self._keep_up()
             self._check_standing()
 
@@ -143,7 +143,8 @@ class Worker:
     def _check_standing(self) -> None:
         """Raise NoResultError where this attempt does not count any more."""
         if self.watch.is_given_up:
-            raise NoResultError("this attempt was taken for lost, and another one begun: it leaves no result", 0)
+            why = "it was taken for lost and another one begun, or its job was deleted"
+            raise NoResultError(f"this attempt does not count any more, since {why}: it leaves no result", 0)
 
     def _keep_up(self) -> float:
         """Do what is due now and then; returns when that is next, on the monotonic clock."""
@@ -165,9 +166,6 @@ class Worker:
 
     def _run(self) -> Result:
         self.started_s, self._begun = time.time(), time.monotonic()  # it may have waited for its claim
-        trained = self._trained()
-        if trained is not None:  # by an earlier attempt, which was lost while the network was measured
-            return self._with_measurement(trained)
         self.watch.look(time.monotonic(), sure=True)
         if self.watch.stop_reason is not None:
             return self._result(Status.CANCELLED, self.watch.stop_reason, None)
@@ -179,9 +177,10 @@ class Worker:
             return self._result(Status.FAILED, why_not_started(self.job.command, self.root, error), None)
         stdout = Stream(script.stdout, LONGEST_LINE, self.log)
         stderr = Stream(script.stderr, CHUNK, self.log)
-        deadline = time.monotonic() + self.job.timeout_s if self.job.timeout_s else math.inf
+        self._ticked = time.monotonic()
+        self._deadline = self._ticked + self.job.timeout_s if self.job.timeout_s else math.inf
         with script:
-            attend(script, [stdout, stderr], self.orders, lambda: self._tick(script, deadline))
+            attend(script, [stdout, stderr], self.orders, lambda: self._tick(script))
         if script.exit_code is None:
             self.log.say(f"process {script.pid} could not be ended, not even by SIGKILL")
         # The script may have acted on what came since the last look; and who sends a signal has written why, before.
@@ -200,13 +199,19 @@ class Worker:
     def _start(self) -> ProcessTree:
         path = str(self.files.job.resolve())
         environment = processes.script_environment(path, self.job.threads, self.job.env)
-        environment[processes.WORKER_VARIABLE] = processes.mark_of(self.identity)
+        environment[processes.WORKER_VARIABLE] = processes.mark_of(self.attempt.identity)
         return ProcessTree([*self.job.command, path], cwd=self.root, env=environment)
 
-    def _tick(self, script: ProcessTree, deadline: float) -> float:
+    def _tick(self, script: ProcessTree) -> float:
         """See whether the script must end."""
         next_at = self._keep_up()
-        if time.monotonic() >= deadline and not script.signalled:
+        now = time.monotonic()
+        if now - self._ticked > SUSPENDED_S:  # both were stopped, by a scheduler that gave the cores to another job
+            self._deadline += now - self._ticked
+        self._ticked = now
+        for number in self.orders.passed_on():
+            script.signal(number)
+        if now >= self._deadline and not script.signalled:
             self.timed_out = True
         if self.timed_out or self.orders.number is not None or self.watch.is_given_up:
             script.end_within(0.0)
@@ -214,7 +219,7 @@ class Worker:
             script.end_within(STOP_GRACE_S)
         elif self.curve.decision.stop:
             script.end_within(DIVERGED_GRACE_S)
-        return min(next_at, script.enforce(), deadline if not self.timed_out else math.inf)
+        return min(next_at, script.enforce(), self._deadline if not self.timed_out else math.inf)
 
     def _with_measurement(self, result: Result) -> Result:
         """Have the trained network's power and memory measured; what the script itself reported of them is kept aside.
@@ -232,7 +237,7 @@ class Worker:
     def _measure(self) -> dict[str, Any]:
         """What `hardware.measuring` says of this job, or the reason why it says nothing."""
         command = [sys.executable, "-m", "hyperpower_runner.hardware.measuring", str(self.root), self.files.folder.name]
-        environment = {**os.environ, processes.WORKER_VARIABLE: processes.mark_of(self.identity)}
+        environment = {**os.environ, processes.WORKER_VARIABLE: processes.mark_of(self.attempt.identity)}
         deadline, told = time.monotonic() + LONGEST_MEASUREMENT_S, ""
 
         def tick() -> float:
@@ -297,7 +302,7 @@ class Worker:
             extra=extra or {},
             started_s=self.started_s,
             ended_s=self._now_s(),
-            host=self.identity["host"],
+            host=self.attempt.identity["host"],
             exit_code=exit_code,
         )
 

@@ -29,7 +29,7 @@ from faulty import Fault
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system shows no processes in /proc")
 JOBS = 2
 PARTS = 3  # of the points, so that the processes of pytest share them
-BRIEFLY = {"driver.LONGEST_WAIT_S": 0.05, "worker.FULL_S": 0.02, "presence.WATCH_S": 0.2}
+BRIEFLY = {"driver.LONGEST_WAIT_S": 0.05, "worker.PAUSE_S": 0.02, "presence.WATCH_S": 0.2}
 ERRORS = {"EIO": "Input/output error", "EROFS": "Read-only file system", "EACCES": "Permission denied"}
 part = pytest.mark.parametrize("part", range(PARTS))
 

@@ -380,6 +380,31 @@ def test_a_moved_directory_goes_on(tmp_path: Path) -> None:
     assert len(results(moved)) == 3
 
 
+def test_a_driver_whose_directory_is_moved_ends_and_goes_on_at_the_new_place(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path / "old", SLOW.format(seconds=0.5), budget={"evaluations": 3})
+    process = start_driver(experiment)
+    wait_until(experiment.job_files(2).attempt(1).exists)
+    (tmp_path / "old").rename(tmp_path / "new")
+    _, shown = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "was moved, or replaced, while its search ran; run it where it is now" in shown
+    assert not (tmp_path / "old").exists()
+    moved = Experiment(tmp_path / "new")
+    drive(moved)
+    assert {job_id: result.status for job_id, result in results(moved).items()} == dict.fromkeys(
+        (1, 2, 3), Status.COMPLETED
+    )
+
+
+def test_a_search_ends_when_somebody_else_cancels_all_its_jobs(tmp_path: Path) -> None:
+    script = "open('jobs/%06d/stop' % json.load(open(sys.argv[-1]))['id'], 'w'); time.sleep(600)"
+    experiment = make_experiment(tmp_path, f"import json, sys, time; {script}", budget={"evaluations": 100})
+    _, ending = drive(experiment)
+    assert ending.why is Why.FAILURES
+    assert {result.status for result in results(experiment).values()} == {Status.CANCELLED}
+    assert len(results(experiment)) == 5
+
+
 def test_the_view_is_given_the_running_jobs(tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path, SLOW.format(seconds=0.2), budget={"evaluations": 2})
     recorder = Recorder()

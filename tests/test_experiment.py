@@ -109,13 +109,32 @@ def test_a_config_that_is_not_text_is_refused(tmp_path: Path) -> None:
 
 def test_elapsed_spans_are_those_in_which_workers_ran(tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path)
-    for number in (1, 2, 3):
+    for number in (1, 2, 3, 4):
         experiment.write_job(Job(job_id=number, params={}, seed=0, created_s=5.0))
     experiment.write_result(1, Result(Status.COMPLETED, started_s=10.0, ended_s=12.0))
     write_json(experiment.job_files(2).attempt(1), processes.own_identity())
     os.utime(experiment.job_files(2).attempt(1), (20.0, 20.0))
     write_json(experiment.job_files(3).attempt(1), {**processes.own_identity(), "start_ticks": 1})  # dead
-    assert experiment.working_spans(experiment.read_history(), 25.0) == [(10.0, 12.0), (20.0, 25.0)]
+    write_json(experiment.job_files(4).attempt(1), {**processes.own_identity(), "host": "elsewhere"})
+    os.utime(experiment.job_files(4).attempt(1), (14.0, 14.0))
+    experiment.job_files(4).heartbeat.touch()
+    os.utime(experiment.job_files(4).heartbeat, (17.0, 17.0))  # when it was last seen, days ago perhaps
+    spans = [(10.0, 12.0), (20.0, 25.0), (14.0, 17.0)]
+    assert experiment.working_spans(experiment.read_history(), 25.0) == spans
+
+
+def test_no_result_is_written_for_a_job_whose_folder_was_deleted(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    assert experiment.write_result(1, Result(Status.LOST)) == Result(Status.LOST)
+    assert not experiment.job_files(1).folder.exists()
+
+
+def test_a_claim_that_cannot_be_read_is_of_a_worker_that_may_live(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    experiment.write_job(Job(job_id=1, params={}, seed=0))
+    experiment.job_files(1).attempt(1).write_text("{torn")
+    assert experiment.may_run(1)
+    assert len(experiment.working_spans(experiment.read_history(), time.time())) == 1
 
 
 def test_a_folder_copied_from_another_job_is_refused(tmp_path: Path) -> None:

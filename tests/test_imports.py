@@ -28,7 +28,7 @@ ROWS = [
         "hardware.platforms",
         "sbatch_options",
     },
-    {"history", "finished", "hardware.measurement", "hardware.margins", "hardware.counting"},
+    {"history", "finished", "attempt", "hardware.measurement", "hardware.margins", "hardware.counting"},
     {"process_tree", "script_output", "job_watch", "learning_curve", "reported"},
     {"supervision"},
     {"space", "objective", "config_file"},
@@ -65,7 +65,7 @@ ROWS = [
 STANDARD_LIBRARY_ONLY = {
     *("errors", "stopping", "trial", "job_files", "processes", "objective", "worker", "templates"),
     *("launchers.nursery", "process_tree", "script_output", "job_watch", "learning_curve", "reported", "supervision"),
-    "untrusted",
+    *("untrusted", "attempt"),
 }
 
 # Who may reach out, by what is reached.

@@ -226,6 +226,13 @@ else:
 """
 
 
+def test_a_python_that_was_built_for_an_older_linux_cannot_say_when_a_process_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "pidfd_open")  # as conda's
+    assert processes.wait_handle(os.getpid()) is None
+
+
 def test_a_child_that_is_worth_nothing_without_its_parent_ends_with_it() -> None:
     code = ENDS_WITH_PARENT
     run = subprocess.run([sys.executable, "-c", code, "parent"], capture_output=True, text=True, timeout=60)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 import string
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperpower_runner.job_files import LONGEST_LINE, strict
+from hyperpower_runner.job_files import LONGEST_LINE, read_json, strict, write_json
 from hyperpower_runner.reported import LONGEST_EXTRA, MOST_METRICS, explain_exit, read_metrics
+from hyperpower_runner.trial import Result, Status
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -58,6 +60,19 @@ def test_values_that_are_no_numbers_are_kept_up_to_a_size(size: int, kept: bool)
     assert (metrics, complaint) == ({"error": 1}, None)
     assert ("note" in extra) is kept
     assert ("left_out" in extra) is not kept
+
+
+@pytest.mark.parametrize(("depth", "kept"), [(80, True), (150, False), (900, False)])
+def test_values_are_kept_no_deeper_than_anybody_reads_them(tmp_path: Path, depth: int, kept: bool) -> None:
+    nested: Any = 1
+    for _ in range(depth):
+        nested = [nested]
+    metrics, extra, complaint = read_metrics(line_of({"error": 1, "note": nested}), "error", {})
+    assert (metrics, complaint) == ({"error": 1}, None)
+    assert ("note" in extra) is kept
+    result = Result(Status.COMPLETED, metrics, extra=extra)
+    write_json(tmp_path / "result.json", result.to_json())
+    assert Result.from_json(read_json(tmp_path / "result.json") or {}) == result
 
 
 def test_a_line_of_the_longest_length_is_read_and_a_longer_one_is_told() -> None:

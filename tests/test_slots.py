@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from hyperpower_runner import processes, slots
 from hyperpower_runner.driver import Driver, Why
 from hyperpower_runner.errors import LaunchError
 from hyperpower_runner.experiment import Experiment
-from hyperpower_runner.job_files import JobFiles, read_json, write_json
+from hyperpower_runner.job_files import JobFiles, read_json, write_json, write_text
 from hyperpower_runner.launchers import VANISHED, Fate, WorkerState
 from hyperpower_runner.launchers.local import LocalLauncher
 from hyperpower_runner.slots import Slots, cancel_left, living
@@ -128,6 +129,50 @@ def test_a_cancellation_that_a_full_disk_stopped_half_way_is_completed(tmp_path:
         running.cancel()
     assert list(running.ended()) == []
     assert launcher.cancelled == ["000001", "000002", "000003"]
+
+
+@pytest.mark.parametrize("fate", [VANISHED, Fate("Slurm ended it", Status.TIMED_OUT)])
+def test_a_job_that_is_given_up_while_the_disk_is_full_is_given_up_for_the_same_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fate: Fate
+) -> None:
+    experiment = job_in(tmp_path)
+    running = Slots(experiment, TellingLauncher(fate), 0, pytest.fail)
+    running.start(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Experiment, "write_result", no_room)
+        with pytest.raises(OSError, match="full"):
+            list(running.ended())
+    ((_, result),) = running.ended()
+    assert result.status is (fate.status or Status.LOST)
+    assert experiment.job_files(1).stop.exists()  # for a script that has outlived its worker
+
+
+def test_jobs_whose_folders_were_deleted_are_given_up_and_cancelled_like_others(tmp_path: Path) -> None:
+    experiment = job_in(tmp_path)
+    experiment.write_job(Job(job_id=2, params={}, seed=0, command=["false"]))
+    launcher = TellingLauncher()
+    running = Slots(experiment, launcher, 0, pytest.fail)
+    for job_id in (1, 2):
+        running.start(job_id)
+    shutil.rmtree(experiment.job_files(1).folder)
+    launcher.state = WorkerState.ALIVE
+    running.cancel()
+    assert launcher.cancelled == ["000001", "000002"]
+    launcher.state = WorkerState.GONE
+    assert {job_id: result.status for job_id, result in running.ended()} == dict.fromkeys((1, 2), Status.CANCELLED)
+    assert not experiment.job_files(1).folder.exists()
+
+
+class TellingLauncher(FakeLauncher):
+    """Workers that are told of a request to stop by its file, as real ones are."""
+
+    def cancel(self, files: JobFiles, reason: str) -> None:
+        super().cancel(files, reason)
+        write_text(files.stop, reason)
+
+
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "full")
 
 
 def hold(experiment: Experiment) -> Path:

@@ -110,6 +110,30 @@ def test_a_script_over_its_time_is_timed_out(tmp_path: Path) -> None:
     assert result.exit_code == -signal.SIGTERM
 
 
+def test_time_in_which_a_scheduler_suspended_a_job_is_none_of_its_own(tmp_path: Path) -> None:
+    script = """
+        import os, time
+        open("begun", "w").close()
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+        print('{"error": 0.5}')
+        open("gone", "w").close()
+    """
+    files = make_job(tmp_path, script, timeout_s=5.0)
+    process = start_worker(files, patches={"worker.SUSPENDED_S": 1.5})
+    try:
+        wait_for(tmp_path / "begun")
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(5.5)
+        (tmp_path / "go").touch()
+        wait_for(tmp_path / "gone")
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(60) == 0
+    finally:
+        end(process)
+    assert result_of(files).status is Status.COMPLETED
+
+
 def test_a_script_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
     result = run_worker(make_job(tmp_path, script, timeout_s=1.0), patches={"process_tree.TERM_GRACE_S": 0.2})
@@ -313,6 +337,29 @@ def test_a_worker_that_was_given_up_ends_its_script_and_writes_nothing(tmp_path:
     assert not files.result.exists()
     assert processes_of(tmp_path) == []
     assert "another one begun" in files.log_tail()
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_by_which_a_scheduler_announces_the_end_is_passed_on(tmp_path: Path, number: signal.Signals) -> None:
+    script = f"""
+        import signal, sys
+        def save(*_):
+            print('{{"error": 0.25}}')
+            sys.exit()
+        signal.signal({int(number)}, save)
+        open("begun", "w").close()
+        signal.pause()
+    """
+    files = make_job(tmp_path, script)
+    process = start_worker(files)
+    try:
+        wait_for(tmp_path / "begun")
+        process.send_signal(number)
+        assert process.wait(60) == 0
+    finally:
+        end(process)
+    result = result_of(files)
+    assert (result.status, result.metrics["error"]) == (Status.COMPLETED, 0.25)
 
 
 def test_a_worker_begins_as_it_should_whatever_it_was_forked_by(tmp_path: Path) -> None:
@@ -820,4 +867,7 @@ def test_a_worker_that_is_killed_while_measuring_loses_no_training_and_leaves_no
     assert result.metrics["error"] == 0.25
     assert result.extra["note"] == "kept"
     assert (result.metrics["memory_bytes"] or 0) > 0
-    assert result.started_s < killed_s < result.ended_s
+    assert result.started_s < result.ended_s <= killed_s  # nobody worked until the second attempt
+    files.result.unlink()  # whoever does that wants another training
+    start_worker(files, attempt=3).wait(60)
+    assert (tmp_path / "trainings").read_text() == "xx"

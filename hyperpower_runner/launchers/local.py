@@ -7,7 +7,6 @@ identity that it wrote into its attempt file.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import select
@@ -21,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from hyperpower_runner import processes
-from hyperpower_runner.errors import ExperimentError, LaunchError
-from hyperpower_runner.job_files import JobFiles, is_full, read_json, write_text
+from hyperpower_runner.errors import LaunchError
+from hyperpower_runner.job_files import JobFiles, is_full, write_text
 from hyperpower_runner.launchers import VANISHED, Fate, WorkerState
 from hyperpower_runner.launchers.heartbeats import LOOK_S, Heartbeats
 
@@ -53,9 +52,6 @@ class LocalLauncher:
 
     def submit(self, files: JobFiles, attempt: int) -> None:
         """Start a worker; its own messages and the script's output go to output.log."""
-        if attempt > 1 and not self._end_remains(files, attempt - 1):
-            busy = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(files.folder))
-            raise LaunchError(f"{files.folder}: what its last attempt left running cannot be ended") from busy
         root = files.folder.parent.parent.resolve()
         request = {"job": files.folder.name, "attempt": attempt}
         try:
@@ -111,23 +107,15 @@ class LocalLauncher:
             if processes.is_alive(started):
                 return WorkerState.ALIVE
             del self._started[str(files.folder)]
-        claim = self._claim(files)
+        claim = files.claim(files.last_attempt())
         alive = processes.works_in(files.folder, claim) if claim is not None else False
         if alive is None:
             return WorkerState.GONE if self._heartbeats.silent_s(files) > self._silence_s else WorkerState.UNKNOWN
         return WorkerState.ALIVE if alive else WorkerState.GONE
 
-    def _claim(self, files: JobFiles, attempt: int | None = None) -> dict[str, Any] | None:
-        """Who claimed an attempt, by default the latest; one that cannot be read is as of a host not seen from here."""
-        attempt = files.last_attempt() if attempt is None else attempt
-        try:
-            return read_json(files.attempt(attempt)) if attempt else None
-        except ExperimentError:
-            return {}
-
     def _living(self, files: JobFiles) -> dict[str, Any] | None:
         """The identity of a job's worker, where it lives on this machine."""
-        found = (self._started.get(str(files.folder)), self._claim(files))
+        found = (self._started.get(str(files.folder)), files.claim(files.last_attempt()))
         return next((identity for identity in found if identity and processes.works_in(files.folder, identity)), None)
 
     def _wait(self, jobs: Iterable[JobFiles], timeout_s: float) -> None:
@@ -150,7 +138,7 @@ class LocalLauncher:
 
     def _end_remains(self, files: JobFiles, attempt: int) -> bool:
         """Kill what a dead worker's script left running on this machine; False where something cannot be killed."""
-        claim = self._claim(files, attempt)
+        claim = files.claim(attempt)
         return not claim or processes.is_alive(claim) is not False or processes.kill_remains(claim)
 
 
