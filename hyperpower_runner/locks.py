@@ -7,6 +7,7 @@ knows nothing of what is done while a lock is held.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shlex
@@ -20,9 +21,11 @@ import filelock
 from hyperpower_runner import presence
 from hyperpower_runner.errors import ExperimentError, LockedError, printable, shortened
 from hyperpower_runner.hardware.platforms import is_simulated
-from hyperpower_runner.job_files import make_folder, read_json, write_json
+from hyperpower_runner.job_files import make_folder, read_json, touched_ns, write_json
 
-TASKS = ("search", "profiling", "cleaning", "stopping")  # what a directory is held for
+STOPPABLE = ("search", "profiling")  # which look at the file `stop`
+TASKS = (*STOPPABLE, "cleaning", "stopping")  # what a directory is held for
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)  # of file systems without flock
 LARGEST_PID = 2**32
 
 
@@ -42,23 +45,29 @@ class HeldDirectory:
     ) -> Iterator[Callable[[], bool]]:
         """Hold the directory as its one driver; raises LockedError naming the process that holds it.
 
-        doing: what for, in a word that others are told: "search", "profiling", or "cleaning"; note: is told where it
-        must be watched whether the last holder, on another host, still beats. Yields a function that says whether
-        another driver has overtaken this one, which the kernel prevents where its locks reach.
+        doing: what for, a word of TASKS that others are told; note: is told where it must be watched whether the last
+        holder, on another host, still beats. Yields a function that says whether another driver has overtaken this one,
+        which the kernel prevents where its locks reach. Where the file system has none, the holder's file alone says
+        who holds the directory.
         """
-        lock = filelock.FileLock(self.lock_file)
+        lock = _lock_on(self.lock_file)
         try:
-            lock.acquire(timeout=0.5, poll_interval=0.05)  # not 0: `holder` takes it for a moment
+            _acquire(lock, 0.5)  # not 0: `holder` takes it for a moment
         except filelock.Timeout:
             raise self._locked(self._read_holder()) from None
-        except NotImplementedError as error:
-            raise LockedError(f"{self.lock_file}: this file system has no locks ({error}); use another one") from None
         try:
+            asked_ns = touched_ns(self.stop_file)
             self._check_last_holder(note)
-            self.clear_stop()  # before anybody can know whom to stop
+            if doing in STOPPABLE and touched_ns(self.stop_file) == asked_ns:  # else it was asked of this one meanwhile
+                self.clear_stop()
             make_folder(self.state)
-            with presence.shown(self.holder_file, {**presence.of(self.root), "doing": doing}) as overtaken:
-                yield overtaken
+            try:
+                with presence.shown(self.holder_file, {**presence.of(self.root), "doing": doing}) as overtaken:
+                    yield overtaken
+            finally:
+                if doing == "cleaning":
+                    with contextlib.suppress(OSError):  # something is kept in it
+                        self.state.rmdir()
         finally:
             lock.release()
 
@@ -78,10 +87,8 @@ class HeldDirectory:
     def _locked(self, holder: Mapping[str, Any] | None) -> LockedError:
         who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
         what = (holder or {}).get("doing", "search")
-        return LockedError(
-            f"{self.root}: its {what} is already run by {who}; wait for it, or end it with:"
-            f" hyperpower-runner stop {shlex.quote(str(self.root))}"
-        )
+        end = f", or end it with: hyperpower-runner stop {shlex.quote(str(self.root))}" if what in STOPPABLE else ""
+        return LockedError(f"{self.root}: its {what} is already run by {who}; wait for it{end}")
 
     def holder(self) -> dict[str, Any] | None:
         """The process that drives the search now, wherever it runs.
@@ -91,12 +98,12 @@ class HeldDirectory:
         """
         holder = self._read_holder()
         if self.lock_file.exists():
-            lock = filelock.FileLock(self.lock_file)
+            lock = _lock_on(self.lock_file)
             try:
-                lock.acquire(timeout=0)
+                _acquire(lock, 0.0)
             except filelock.Timeout:
                 return self._read_holder() or {"pid": "?", "host": "?"}  # it may have come a moment ago
-            except (OSError, NotImplementedError):  # a directory that may only be read, or without locks
+            except OSError:  # a directory that may only be read
                 pass
             else:
                 lock.release()
@@ -120,6 +127,7 @@ class HeldDirectory:
 
     def request_stop(self, reason: str, *, cancel: bool = False) -> None:
         """Ask the driver, wherever it runs, to start no more jobs, or also to cancel the running ones."""
+        self._check_stop_file()
         write_json(self.stop_file, {"reason": reason, "cancel": cancel})
 
     def stop_request(self) -> dict[str, Any] | None:
@@ -130,7 +138,14 @@ class HeldDirectory:
             return {}
 
     def clear_stop(self) -> None:
+        self._check_stop_file()
         self.stop_file.unlink(missing_ok=True)
+
+    def _check_stop_file(self) -> None:
+        if self.stop_file.is_dir():
+            raise ExperimentError(
+                f"{self.stop_file}: is a directory, but requests to stop are a file of this name; rename the directory"
+            )
 
 
 @contextlib.contextmanager
@@ -144,13 +159,37 @@ def device_lock(platform: Mapping[str, Any], note: Callable[[str], None] = lambd
         return
     words = ["hyperpower-runner", str(os.getuid()), platform.get("meter"), platform.get("device", "")]
     name = re.sub(r"[^A-Za-z0-9.-]", "_", "-".join(map(str, words)))
-    lock = filelock.FileLock(Path(tempfile.gettempdir()) / f"{name}.lock")
+    lock = _lock_on(Path(tempfile.gettempdir()) / f"{name}.lock")
     try:
-        lock.acquire(timeout=0.5, poll_interval=0.05)
+        held = _acquire(lock, 0.5)
     except filelock.Timeout:
         note(f"Waiting for another process that measures on this device ({lock.lock_file}).")
-        lock.acquire()
+        held = _acquire(lock, -1)
+    if not held:
+        raise LockedError(
+            f"{lock.lock_file}: its file system has no locks, by which one process at a time measures on a device; set"
+            " TMPDIR to a directory of another one"
+        )
     try:
         yield
     finally:
         lock.release()
+
+
+def _lock_on(path: Path) -> filelock.BaseFileLock:
+    """The kernel's lock on a file; not a marker in its place, which a killed process would leave for ever."""
+    return filelock.FileLock(path, fallback_to_soft=False)
+
+
+def _acquire(lock: filelock.BaseFileLock, timeout_s: float) -> bool:
+    """Take a lock, waiting for ever if `timeout_s` is negative; False where the file system has none.
+
+    Raises filelock.Timeout where another process keeps it, OSError where its file cannot be written.
+    """
+    try:
+        lock.acquire(timeout=timeout_s, poll_interval=0.05)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from searching import make_experiment, run_command
 
-from hyperpower_runner import presence, processes
+from hyperpower_runner import locks, presence, processes
 from hyperpower_runner.errors import LockedError
 from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.job_files import read_json, touched_ns, write_json
@@ -87,6 +88,57 @@ def test_a_deleted_lock_file_lets_no_second_driver_in(tmp_path: Path) -> None:
         with pytest.raises(LockedError, match=f"process {os.getpid()} "), experiment.lock():
             pass
         assert experiment.holder() is not None
+
+
+@pytest.mark.parametrize("asked_before", [True, False])
+def test_a_request_to_stop_counts_from_when_its_driver_holds_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked_before: bool
+) -> None:
+    """Also while that one watches whether the last holder beats."""
+    experiment = make_experiment(tmp_path)
+    experiment.state.mkdir()
+    write_json(experiment.holder_file, elsewhere(experiment))
+    if asked_before:
+        experiment.request_stop("long ago")
+
+    def watch(path: Path) -> bool:
+        if not asked_before:
+            experiment.request_stop("just now")
+        return False
+
+    monkeypatch.setattr(presence, "beats", watch)
+    with experiment.lock():
+        assert (experiment.stop_request() is None) is asked_before
+
+
+@pytest.fixture(params=sorted({*locks.NO_LOCKS}))
+def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without flock."""
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def test_where_there_are_no_locks_the_holders_file_keeps_a_second_driver_out(tmp_path: Path, no_locks: None) -> None:
+    experiment = make_experiment(tmp_path)
+    with experiment.lock():
+        with pytest.raises(LockedError, match=f"process {os.getpid()} "), experiment.lock():
+            pass
+        assert (experiment.holder() or {})["pid"] == os.getpid()
+    assert experiment.holder() is None
+    write_json(experiment.holder_file, elsewhere(experiment))  # killed there, without a word
+    with experiment.lock() as overtaken:
+        assert not overtaken()
+
+
+def test_where_there_are_no_locks_for_a_device_that_is_said(no_locks: None) -> None:
+    with (
+        pytest.raises(LockedError, match=r"\.lock: its file system has no locks.*set TMPDIR"),
+        locks.device_lock({"meter": "host"}),
+    ):
+        pass
 
 
 def test_the_copy_of_a_directory_whose_driver_runs_is_free(tmp_path: Path) -> None:
