@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hyperpower_runner import presence
-from hyperpower_runner.errors import HyperPowerError
+from hyperpower_runner.errors import HyperPowerError, LockedError
 from hyperpower_runner.terminal import Directory, experiment_at, say
 
 if TYPE_CHECKING:  # imported where they are used, so that --help stays fast
@@ -28,35 +28,47 @@ def stop(
     now: Annotated[bool, typer.Option("--now", help="Also cancel the running jobs.")] = False,
 ) -> None:
     """Ask the running driver, on whatever host, to start no more jobs; it ends when the running ones have finished."""
+    from hyperpower_runner.locks import STOPPABLE
+
     experiment = experiment_at(directory)
     holder = experiment.holder()
     if holder is None:
         _stop_without_driver(experiment, now)
         return
-    experiment.request_stop("the stop command", cancel=now)
+    who, doing = f"process {holder['pid']} on {holder['host']}", holder.get("doing", "search")
+    if doing in STOPPABLE:
+        experiment.request_stop("the stop command", cancel=now)
     seen_s = holder.get("seen_s", 0.0)
     if seen_s > presence.WATCH_S:
-        say(f"Process {holder['pid']} on {holder['host']} was last seen {seen_s:.0f} s ago; watching whether it beats.")
+        say(f"P{who[1:]} was last seen {seen_s:.0f} s ago; watching whether it beats.")
         if not presence.beats(experiment.holder_file):
+            if doing in STOPPABLE:
+                experiment.clear_stop()
             _stop_without_driver(experiment, now)
             return
+    if doing not in STOPPABLE:
+        does = "cleans it" if doing == "cleaning" else "ends its jobs already"
+        raise LockedError(f"{experiment.root}: no driver is running, and {who} {does}; wait for that")
     running = "cancels the running jobs" if now else "ends when its running jobs have finished"
-    if holder.get("doing") == "profiling":
+    if doing == "profiling":
         running = "ends after the measurement that it makes"
-    say(f"Asked process {holder['pid']} on {holder['host']} to stop: it {running}.")
+    say(f"Asked {who} to stop: it {running}.")
 
 
 def _stop_without_driver(experiment: Experiment, now: bool) -> None:
     """End the jobs that a killed driver left running, where that is asked for."""
-    from hyperpower_runner.slots import cancel_left
+    from hyperpower_runner.slots import cancel_left, living
 
+    launcher = launcher_at(experiment)
     if not now:
-        live = experiment.live_jobs()
+        live = living(experiment, launcher, say)
         rest = f"but jobs {live} go on; to end them: stop --now" if live else "so there is nothing to stop"
         raise HyperPowerError(f"{experiment.root}: no driver is running, {rest}")
     with experiment.lock("stopping", say):
-        ended = cancel_left(experiment, launcher_at(experiment), "the stop command", say)
-    say(f"No driver was running. Ended jobs: {ended}." if ended else "No driver and no jobs were running.")
+        ended, asked = cancel_left(experiment, launcher, "the stop command", say)
+    told = [f"Ended jobs: {ended}."] if ended else []
+    told += [f"Jobs {asked} cannot be seen from here, and were asked to end."] if asked else []
+    say(" ".join(["No driver was running.", *told]) if told else "No driver and no jobs were running.")
 
 
 def clean(
@@ -64,22 +76,25 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete what a search left behind: jobs, results and caches. config.json and hardware/ stay."""
-    from hyperpower_runner.slots import living
-
     experiment = experiment_at(directory)
     with experiment.lock("cleaning", say):
         count = experiment.count()
-        live = living(experiment, launcher_at(experiment), say)
-        if live:
-            again = f"hyperpower-runner stop {shlex.quote(str(directory))} --now"
-            raise HyperPowerError(
-                f"{directory}: jobs {live} are still running; wait for them, or end them with: {again}"
-            )
+        check_idle(experiment, directory)
         if not yes and count and not typer.confirm(f"Delete {count} jobs of {directory} for good?", err=True):
             raise HyperPowerError("nothing was deleted")
         removed = experiment.clean()
     for path in removed:
         print(path)
+
+
+def check_idle(experiment: Experiment, directory: Path) -> None:
+    """Raise HyperPowerError where jobs of an experiment have a worker or wait in a queue. The caller holds its lock."""
+    from hyperpower_runner.slots import living
+
+    live = living(experiment, launcher_at(experiment), say)
+    if live:
+        again = f"hyperpower-runner stop {shlex.quote(str(directory))} --now"
+        raise HyperPowerError(f"{directory}: jobs {live} are still running; wait for them, or end them with: {again}")
 
 
 def launcher_of(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hyperpower_runner.errors import HyperPowerError
+from hyperpower_runner.control_commands import check_idle
 from hyperpower_runner.terminal import EXIT_INTERRUPTED, Directory, Json, opened, say, show
 
 if TYPE_CHECKING:  # imported where they are used, so that --help stays fast
@@ -50,11 +50,9 @@ def profile(
     again = " ".join(["hyperpower-runner profile", shlex.quote(str(directory)), *options])
     try:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(experiment.lock("profiling"))
+            stack.enter_context(experiment.lock("profiling", say))
             stack.enter_context(ended_by_signals())
-            live = experiment.live_jobs()
-            if live:
-                raise HyperPowerError(f"{directory}: jobs {live} are still running; wait, or end them with stop --now")
+            check_idle(experiment, directory)
             stack.enter_context(device_lock(config.platform, say))
             bench = stack.enter_context(contextlib.closing(_bench(experiment, config)))
             view = stack.enter_context(ProfileLines(config))

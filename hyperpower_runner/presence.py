@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +75,19 @@ def shown(path: Path, content: dict[str, Any]) -> Iterator[Callable[[], bool]]:
 
 
 def beats(path: Path) -> bool:
-    """Watch a file for up to WATCH_S seconds: whether it is touched, or written again."""
-    first, until_s = touched_ns(path), time.monotonic() + WATCH_S
-    while time.monotonic() < until_s:
-        if touched_ns(path) != first:
-            return path.exists()
+    """Watch a holder's file for up to WATCH_S seconds: whether it is touched, or written again."""
+    return bool(beating([path], WATCH_S))
+
+
+def beating(paths: Iterable[Path], watch_s: float) -> set[Path]:
+    """Watch files for up to `watch_s` seconds: which of them are touched, or written again."""
+    silent, until_s = {path: touched_ns(path) for path in paths}, time.monotonic() + watch_s
+    changed: set[Path] = set()
+    while silent and time.monotonic() < until_s:
         time.sleep(BEAT_S / 20)
-    return False
+        changed |= {path for path, first in silent.items() if touched_ns(path) != first}
+        silent = {path: first for path, first in silent.items() if path not in changed}
+    return {path for path in changed if path.exists()}
 
 
 def age_s(path: Path) -> float:

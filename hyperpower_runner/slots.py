@@ -11,8 +11,8 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
+from hyperpower_runner import presence
 from hyperpower_runner.experiment import Experiment
-from hyperpower_runner.job_files import touched_ns
 from hyperpower_runner.launchers import Fate, Launcher, WorkerState
 from hyperpower_runner.trial import Result, Status
 
@@ -130,29 +130,33 @@ class Slots:
 def living(experiment: Experiment, launcher: Launcher, note: Callable[[str], None]) -> list[int]:
     """The jobs that have a worker, or wait in a queue; those on hosts that cannot be seen are watched for a while."""
     files = {job_id: experiment.job_files(job_id) for job_id in experiment.unfinished()}
+    if not files:  # there is no need to ask a queue
+        return []
     states = launcher.poll(files, 0.0)
     found = [job_id for job_id, state in states.items() if state is WorkerState.ALIVE]
-    unseen = {job_id: files[job_id] for job_id, state in states.items() if state is WorkerState.UNKNOWN}
+    unknown = [job_id for job_id, state in states.items() if state is WorkerState.UNKNOWN]
+    found += [job_id for job_id in unknown if not files[job_id].last_attempt()]  # in a queue that does not answer now
+    unseen = {files[job_id].heartbeat: job_id for job_id in unknown if job_id not in found}
     if unseen:
-        note(f"Jobs {sorted(unseen)} cannot be seen from here; watching for {WATCH_S:g} s whether they beat")
-    beats = {job_id: touched_ns(each.heartbeat) for job_id, each in unseen.items()}
-    until_s = time.monotonic() + WATCH_S
-    while beats and time.monotonic() < until_s:
-        time.sleep(0.5)
-        changed = [job_id for job_id, beat in beats.items() if touched_ns(unseen[job_id].heartbeat) != beat]
-        found += changed
-        beats = {job_id: beat for job_id, beat in beats.items() if job_id not in changed}
+        note(f"Jobs {sorted(unseen.values())} cannot be seen from here; watching for {WATCH_S:g} s whether they beat")
+        found += [unseen[heartbeat] for heartbeat in presence.beating(unseen, WATCH_S)]
     return sorted(found)
 
 
-def cancel_left(experiment: Experiment, launcher: Launcher, reason: str, note: Callable[[str], None]) -> list[int]:
-    """Cancel the jobs that have a worker, or wait in a queue, but no driver; returns those that have ended so."""
+def cancel_left(
+    experiment: Experiment, launcher: Launcher, reason: str, note: Callable[[str], None]
+) -> tuple[list[int], list[int]]:
+    """Cancel the jobs that have a worker, or wait in a queue, but no driver.
+
+    Returns those that have ended so, and those that were asked to end but cannot be seen from here.
+    """
     slots = Slots(experiment, launcher, 0, note)
-    for job_id in living(experiment, launcher, note):
+    left = living(experiment, launcher, note)
+    for job_id in left:
         slots.adopt(job_id)
     slots.cancel(reason)
     ended = []
     while slots.active:
         ended += [job_id for job_id, _ in slots.ended()]
         slots.wait(1.0)
-    return sorted(ended)
+    return sorted(ended), [job_id for job_id in left if job_id not in ended]

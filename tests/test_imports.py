@@ -58,7 +58,8 @@ ROWS = [
     {"slots", "search"},
     {"hyperpower_runner", "driver", "view"},
     {"profile_view", "terminal"},
-    {"device_commands", "control_commands", "checks"},
+    {"control_commands", "checks"},
+    {"device_commands"},
     {"cli"},
     {"__main__"},
 ]

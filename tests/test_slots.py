@@ -194,7 +194,7 @@ def test_jobs_without_a_driver_are_seen_and_cancelled(tmp_path: Path) -> None:
     hold(experiment)
     start_and_leave(experiment)
     assert living(experiment, LocalLauncher(), pytest.fail) == [1]
-    assert cancel_left(experiment, LocalLauncher(), "enough", pytest.fail) == [1]
+    assert cancel_left(experiment, LocalLauncher(), "enough", pytest.fail) == ([1], [])
     assert (read_json(experiment.job_files(1).result) or {})["reason"] == "enough"
     assert living(experiment, LocalLauncher(), pytest.fail) == []
     assert not processes_of(tmp_path)
@@ -219,6 +219,12 @@ def test_jobs_on_hosts_that_cannot_be_seen_are_watched(
     monkeypatch.setattr(time, "sleep", sleep_while_it_beats)
     assert living(experiment, LocalLauncher(), notes.append) == ([1] if beats else [])
     assert notes == ["Jobs [1] cannot be seen from here; watching for 2 s whether they beat"]
+
+
+def test_a_job_in_a_queue_that_does_not_answer_is_not_taken_for_gone(tmp_path: Path) -> None:
+    launcher = FakeLauncher()
+    launcher.state = WorkerState.UNKNOWN
+    assert living(job_in(tmp_path), launcher, pytest.fail) == [1]
 
 
 def test_stop_now_ends_what_a_killed_driver_left_and_clean_says_so(tmp_path: Path) -> None:
