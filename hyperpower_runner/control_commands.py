@@ -75,14 +75,21 @@ def clean(
     directory: Directory,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete what a search left behind: jobs, results and caches. config.json and hardware/ stay."""
+    """Delete what a search left behind: jobs, results and caches. config.json, hardware/ and what others wrote stay."""
+    from hyperpower_runner.cleaning import delete, jobs_left, others_left
+
     experiment = experiment_at(directory)
     with experiment.lock("cleaning", say):
-        count = experiment.count()
         check_idle(experiment, directory)
-        if not yes and count and not typer.confirm(f"Delete {count} jobs of {directory} for good?", err=True):
+        jobs, others = jobs_left(experiment), others_left(experiment)
+        what = [f"{len(jobs)} job{'s' if len(jobs) > 1 else ''}"] if jobs else []
+        what += dict.fromkeys("/".join(path.relative_to(experiment.root).parts[:2]) for path in others)
+        if not what:
+            say(f"{directory}: there is nothing to delete.")
+            return
+        if not yes and not typer.confirm(f"Delete {', '.join(what)} of {directory} for good?", err=True):
             raise HyperPowerError("nothing was deleted")
-        removed = experiment.clean()
+        removed = delete(experiment, jobs, others)
     for path in removed:
         print(path)
 

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -55,6 +56,7 @@ class Experiment(HeldDirectory):
         super().__init__(root)
         self.config_file = root / "config.json"
         self.jobs = root / "jobs"
+        self.deleted = self.jobs / ".deleted-by-clean"  # there while jobs are deleted, see `cleaning`
         self.rejected_file = root / "rejected.jsonl"
         self.profile_file = root / "hardware" / "profile.jsonl"
         self.models_file = root / "hardware" / "models.json"
@@ -154,11 +156,17 @@ class Experiment(HeldDirectory):
         """Read all jobs and their results, by job id: finished ones as `finished` knows them, the others from files.
 
         What `finished` did not know, it can write down when the one who holds the lock finds the time for `keep`.
+        Raises ExperimentError, also where `clean` did not delete all jobs.
         """
+        if self.deleted.exists():
+            raise ExperimentError(
+                f"{self.deleted}: clean has not deleted all jobs yet, so those that are left are but a part; where it"
+                f" was interrupted, finish it with: hyperpower-runner clean {shlex.quote(str(self.root))}"
+            )
         with _without_looking_for_garbage():
             known, shared = self.finished.read(), dict[str, Any]()
             trials = list(known.values())
-            for job_id in self._job_ids():
+            for job_id in self.job_ids():
                 if job_id not in known:
                     trial, stamp = self._read_trial(job_id, shared)
                     trials += [trial] if trial is not None else []
@@ -253,18 +261,19 @@ class Experiment(HeldDirectory):
 
     def unfinished(self) -> list[int]:
         """The jobs without a result."""
-        files = {job_id: self.job_files(job_id) for job_id in self._job_ids()}
+        files = {job_id: self.job_files(job_id) for job_id in self.job_ids()}
         return [job_id for job_id, each in files.items() if not each.result.exists() and each.job.exists()]
 
     def count(self) -> int:
         """How many jobs there are."""
-        return len(self._job_ids())
+        return len(self.job_ids())
 
     def _job_file(self, job_id: int, name: str) -> str:
         """A path as text, since making it a `Path` takes longer than reading a small file."""
         return f"{self.jobs}/{job_id:06d}/{name}"
 
-    def _job_ids(self) -> list[int]:
+    def job_ids(self) -> list[int]:
+        """The jobs that have a folder, whatever is in it."""
         try:
             names = [entry.name for entry in os.scandir(self.jobs)]
         except FileNotFoundError:
@@ -286,16 +295,6 @@ class Experiment(HeldDirectory):
             if isinstance(job_id, int) and isinstance(count, int) and 0 <= count <= MOST_DISCARDED:
                 discarded[job_id] = count
         return discarded
-
-    def clean(self) -> list[Path]:
-        """Delete what a search leaves behind, and return it; config.json, hardware/ and the user's files stay."""
-        removed = [path for path in (self.jobs, self.state, self.rejected_file, self.stop_file) if path.exists()]
-        for path in removed:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-        return removed
 
 
 def _counted(line: bytes) -> dict[str, Any] | None:

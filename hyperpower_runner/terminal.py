@@ -25,13 +25,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def experiment_at(directory: Path) -> Experiment:
-    """The experiment of a directory, whatever state its config.json is in."""
+    """The experiment of a directory, whatever state its config.json is in; one without it has jobs."""
     from hyperpower_runner.errors import ConfigError
     from hyperpower_runner.experiment import Experiment
 
     experiment = Experiment(directory.absolute())
-    if not experiment.config_file.exists() and not experiment.jobs.exists():
-        raise ConfigError(f"{directory}: is not an experiment directory, it holds no config.json")
+    if experiment.config_file.exists() or experiment.deleted.exists():
+        return experiment
+    if not any(experiment.job_files(job_id).job.exists() for job_id in experiment.job_ids()):
+        raise ConfigError(f"{directory}: is not an experiment directory, it holds neither a config.json nor jobs")
     return experiment
 
 
