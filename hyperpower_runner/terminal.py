@@ -20,7 +20,16 @@ if TYPE_CHECKING:  # imported where they are used, so that --help stays fast
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130  # 2, for usage, is typer's
 
-Directory = Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="The experiment directory, with config.json.")]
+
+def _directory_of(path: Path) -> Path:
+    """The directory where its config.json was named, as `Search` takes both."""
+    return path.parent if path.name == "config.json" and not path.is_dir() else path
+
+
+Directory = Annotated[
+    Path,
+    typer.Argument(metavar="EXPERIMENT", help="The experiment directory, with config.json.", callback=_directory_of),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 

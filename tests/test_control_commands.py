@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from searching import make_experiment
+from searching import make_experiment, run_command
 
 from hyperpower_runner import control_commands, presence, processes
 from hyperpower_runner.device_commands import profile
@@ -110,3 +110,10 @@ def test_a_directory_in_the_place_of_the_request_to_stop_is_refused_in_a_sentenc
         pass
     with pytest.raises(ExperimentError, match=says):
         experiment.request_stop("enough")
+
+
+def test_config_json_stands_for_its_directory(tmp_path: Path) -> None:
+    make_experiment(tmp_path, budget={"evaluations": 1})
+    done = run_command("run", tmp_path / "config.json")
+    assert (done.returncode, "is used up" in done.stderr) == (0, True)
+    assert (tmp_path / "jobs/000001/result.json").exists()
