@@ -22,11 +22,17 @@ from typing import Any, Protocol
 
 from hyperpower_runner import processes
 from hyperpower_runner.config import ExperimentConfig
-from hyperpower_runner.errors import ExperimentError, InfeasibleError, LaunchError, LockedError, SpaceExhaustedError
+from hyperpower_runner.errors import (
+    PASSING,
+    ExperimentError,
+    InfeasibleError,
+    LaunchError,
+    LockedError,
+    SpaceExhaustedError,
+)
 from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.hardware.models import HardwareModels
 from hyperpower_runner.history import History
-from hyperpower_runner.job_files import may_pass
 from hyperpower_runner.launchers import Launcher
 from hyperpower_runner.search import Search
 from hyperpower_runner.slots import Slots
@@ -106,18 +112,17 @@ class Driver:
         while True:
             try:
                 self._step()
+                self._tell_of_relief()
+                self.experiment.finished.keep()  # what was read of earlier jobs, now that the slots have work
+                if self.ending is not None and not self.slots.active:
+                    return self.ending
+                self.slots.wait(min(self.config.polling_time_s, LONGEST_WAIT_S))
             except (OSError, LaunchError) as error:
                 self._bear(error)
                 if self.interrupted() or self.experiment.stop_request() is not None:
                     why = Why.INTERRUPTED if self.interrupted() else Why.STOPPED
                     return Ending(why, "Ended while it waited: jobs that run go on, and the next run takes them over.")
                 time.sleep(LONGEST_WAIT_S)
-                continue
-            self._tell_of_relief()
-            self.experiment.finished.keep()  # what was read of earlier jobs, now that the slots have work
-            if self.ending is not None and not self.slots.active:
-                return self.ending
-            self.slots.wait(min(self.config.polling_time_s, LONGEST_WAIT_S))
 
     def _step(self) -> None:
         """Ingest what has ended, and fill the slots. What raised OSError is done by the next step."""
@@ -145,7 +150,7 @@ class Driver:
     def _bear(self, error: OSError | LaunchError) -> None:
         """Say what the system is short of, once; raises the error where waiting would not help."""
         cause = error if isinstance(error, OSError) else error.__cause__
-        if not isinstance(cause, OSError) or not may_pass(cause):
+        if not isinstance(cause, OSError) or cause.errno not in PASSING:
             raise error
         lacking = os.strerror(cause.errno or 0)
         if lacking != self._short_of:

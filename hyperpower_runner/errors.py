@@ -21,7 +21,14 @@ Every message is one sentence that names the file or the key, what was found, wh
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
+
+# Errors of the system that may pass: it is short of something, or a file server is away.
+PASSING = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE),
+    *(errno.ESTALE, errno.ETIMEDOUT),
+)
 
 
 class HyperPowerError(Exception):

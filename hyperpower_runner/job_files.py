@@ -23,16 +23,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hyperpower_runner.errors import ExperimentError, shortened
+from hyperpower_runner.errors import PASSING, ExperimentError, shortened
 from hyperpower_runner.untrusted import open_regular, parse_json, regular
 
 SCHEMA = 1
 LONGEST_LINE = 1 << 20  # of an appended file, with its end; a longer one is passed over
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # of systems without hard links
-PASSING = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE),
-    *(errno.ESTALE, errno.ETIMEDOUT),  # of shared file systems
-)
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1  # of linux/fcntl.h and linux/fs.h
 
 
@@ -113,11 +109,6 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def may_pass(error: OSError) -> bool:
-    """Whether what failed may succeed later: there may be room again, or a shared file system may come back."""
-    return error.errno in PASSING
-
-
 def fsync_directory(path: Path) -> None:
     """Make a rename or a new name in `path` survive a power loss."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -177,7 +168,8 @@ def as_number(value: Any) -> float | None:
 def read_json(path: Path | str) -> dict[str, Any] | None:
     """Read an object, or None where the file does not exist.
 
-    Raises ExperimentError for a file that is unreadable, is not a JSON object, or has a newer schema number.
+    Raises ExperimentError for a file that is unreadable, is not a JSON object, or has a newer schema number; OSError
+    of the kinds in PASSING, which say nothing of the file.
     """
     return read_json_and_look(path)[0]
 
@@ -189,7 +181,11 @@ def read_json_and_look(path: Path | str) -> tuple[dict[str, Any] | None, os.stat
         content = parse_json(text)
     except FileNotFoundError:
         return None, None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        if error.errno in PASSING:
+            raise
+        raise ExperimentError(f"{path}: cannot be read ({error.strerror or error}); mend this, then go on") from None
+    except ValueError as error:
         raise ExperimentError(f"{path}: cannot be read as JSON ({error}); restore the file or delete it") from None
     if not isinstance(content, dict):
         raise ExperimentError(f"{path}: a JSON object was expected, found {type(content).__name__}")

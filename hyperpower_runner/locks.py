@@ -136,6 +136,8 @@ class HeldDirectory:
             return read_json(self.stop_file)
         except ExperimentError:
             return {}
+        except OSError:  # which passes, and the request, if there is one, stays
+            return None
 
     def clear_stop(self) -> None:
         self._check_stop_file()

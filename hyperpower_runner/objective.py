@@ -211,7 +211,10 @@ def _job_from(arguments: argparse.Namespace) -> Job:
 
 def read_job(path: Path) -> trial.Job:
     """Read a job.json, as `trial.Job`."""
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except OSError as error:
+        raise ObjectiveError(f"{path}: cannot be read ({error}); try again") from None
     if content is None:
         raise ObjectiveError(f"{path}: there is no such file; a job.json was expected")
     try:

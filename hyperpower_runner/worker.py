@@ -25,13 +25,12 @@ from typing import Any, TypeVar
 
 from hyperpower_runner import processes
 from hyperpower_runner.attempt import Attempt
-from hyperpower_runner.errors import ExperimentError, printable, shortened
+from hyperpower_runner.errors import PASSING, ExperimentError, printable, shortened
 from hyperpower_runner.job_files import (
     LONGEST_LINE,
     JobFiles,
     as_number,
     last_object,
-    may_pass,
     read_json,
     write_json,
 )
@@ -121,7 +120,7 @@ class Worker:
             try:
                 return write()
             except OSError as error:
-                if not may_pass(error):
+                if error.errno not in PASSING:
                     raise
                 if error.errno != self._waits_for:
                     self._waits_for = error.errno

@@ -210,6 +210,21 @@ def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_schema_number_counts_as_the_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EIO, errno.EACCES])
+def test_nobody_is_told_to_delete_what_the_system_could_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def fail(path: Path, flags: int) -> int:
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(job_files, "regular", fail)
+    passes = code not in (errno.EIO, errno.EACCES)
+    with pytest.raises(OSError if passes else ExperimentError) as caught:
+        read_json(tmp_path / "result.json")
+    assert str(tmp_path / "result.json") in str(caught.value)
+    assert "delete it" not in str(caught.value)
+
+
     (tmp_path / "job.json").write_text('{"id": 1}')
     assert read_json(tmp_path / "job.json") == {"id": 1}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -12,7 +13,10 @@ from typing import Any
 
 import pytest
 
+from hyperpower_runner import job_files
+from hyperpower_runner.errors import ObjectiveError
 from hyperpower_runner.job_files import read_json_lines, write_json
+from hyperpower_runner.objective import read_job
 from hyperpower_runner.trial import Job
 
 SCRIPT = '''"""Train a toy: the error falls with the epochs."""
@@ -308,6 +312,15 @@ def test_a_wrong_call_is_answered_in_one_sentence(
         (script.parent / f"{name}.json").write_text(text)
     monkeypatch.chdir(script.parent)
     assert part in refusal(run_python(script, *words))
+
+
+def test_a_job_that_the_system_cannot_read_now_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, flags: int) -> int:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    monkeypatch.setattr(job_files, "regular", fail)
+    with pytest.raises(ObjectiveError, match=r"job\.json: cannot be read .*Stale file handle"):
+        read_job(tmp_path / "job.json")
 
 
 def test_an_unknown_option_is_a_usage_error(script: Path) -> None:

@@ -14,7 +14,7 @@ from searching import Recorder, all_params, drive, make_experiment, results, run
 from seen import processes_of
 
 from hyperpower_runner import driver as driver_module
-from hyperpower_runner import processes, slots
+from hyperpower_runner import job_files, processes, slots
 from hyperpower_runner.driver import Driver, Why
 from hyperpower_runner.errors import LaunchError
 from hyperpower_runner.experiment import Experiment
@@ -278,6 +278,77 @@ def test_ctrl_c_ends_a_driver_that_waits_for_room(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(driver_module, "LONGEST_WAIT_S", 0.01)
     _, ending = drive(experiment, interrupted=lambda: pressed[0])
     assert ending.why is Why.INTERRUPTED
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ESTALE])
+@pytest.mark.parametrize("names", [["jobs/000002/result.json"], ["stop"], ["stop", "jobs/000002/result.json"]])
+def test_a_file_that_cannot_be_read_for_a_while_delays_a_search_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, names: list[str]
+) -> None:
+    twin = make_experiment(tmp_path / "twin")
+    drive(twin)
+    experiment, recorder = make_experiment(tmp_path / "search"), Recorder()
+    monkeypatch.setattr(driver_module, "LONGEST_WAIT_S", 0.01)
+    regular, left = job_files.regular, {str(experiment.root / name): 3 for name in names}
+
+    def open_if_possible(path: str | Path, flags: int) -> int:
+        if experiment.job_files(2).result.exists() and left.get(str(path)):
+            left[str(path)] -= 1
+            raise OSError(code, os.strerror(code), str(path))
+        return regular(path, flags)
+
+    monkeypatch.setattr(job_files, "regular", open_if_possible)
+    _, ending = drive(experiment, recorder)
+    assert ending.why is Why.BUDGET
+    assert not any(left.values())
+    noted = [note for note in recorder.notes if "waiting for better times" in note]
+    expected = "jobs/000002/result.json" in names  # a request to stop is only looked for again
+    assert [os.strerror(code) in note for note in noted] == [True] * expected
+    assert all_params(experiment) == all_params(twin)
+    assert [result.status for result in results(experiment).values()] == [Status.COMPLETED] * 4
+
+
+def test_what_fails_while_a_driver_waits_for_its_workers_may_pass_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, recorder = make_experiment(tmp_path, budget={"evaluations": 1}), Recorder()
+    monkeypatch.setattr(driver_module, "LONGEST_WAIT_S", 0.01)
+    wait, failures = Slots.wait, [OSError(errno.ESTALE, "stale", "jobs/000001")]
+
+    def wait_if_possible(self: Slots, timeout_s: float) -> None:
+        if failures:
+            raise failures.pop()
+        wait(self, timeout_s)
+
+    monkeypatch.setattr(Slots, "wait", wait_if_possible)
+    _, ending = drive(experiment, recorder)
+    assert (ending.why, failures) == (Why.BUDGET, [])
+    assert "jobs/000001: Stale file handle; waiting for better times" in "\n".join(recorder.notes)
+
+
+def test_a_driver_that_cannot_launch_for_a_while_says_what_it_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, recorder = make_experiment(tmp_path, budget={"evaluations": 1}), Recorder()
+    monkeypatch.setattr(driver_module, "LONGEST_WAIT_S", 0.01)
+    launcher, refuses = LocalLauncher(), [OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))] * 2
+    submit = launcher.submit
+
+    def submit_if_possible(files: JobFiles, attempt: int) -> None:
+        if refuses:
+            raise LaunchError("jobs/000001: what its last attempt left running cannot be ended") from refuses.pop()
+        submit(files, attempt)
+
+    launcher.submit = submit_if_possible  # type: ignore[method-assign]
+    config = experiment.read_config()
+    with experiment.lock():
+        ending = Driver(experiment, config, experiment.read_models(config), launcher, recorder).run()
+    assert ending.why is Why.BUDGET
+    assert [note for note in recorder.notes if not note.startswith("The budget")] == [
+        "jobs/000001: what its last attempt left running cannot be ended; waiting for better times (Ctrl-C ends the"
+        " search, all is saved)",
+        'The search goes on: "Resource temporarily unavailable" has passed.',
+    ]
 
 
 def test_what_waiting_does_not_mend_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

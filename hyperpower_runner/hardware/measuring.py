@@ -65,7 +65,7 @@ def measure(experiment: Experiment, job_id: int) -> dict[str, Any]:
         found["reason"] = f"every window of its power was to be discarded ({', '.join(windows[-1].flags)})"
     try:
         wrong = disagreement(platform, experiment.read_models(config).platform)
-    except HyperPowerError as error:  # what was measured stands all the same
+    except (HyperPowerError, OSError) as error:  # what was measured stands all the same
         return {**found, "mismatch": f"the hardware models cannot be read: {error}"}
     return {**found, "mismatch": f"the hardware models belong to another platform: {wrong}"} if wrong else found
 
@@ -82,11 +82,11 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def main(root: str, job_id: str) -> None:
-    """Measure, and print what came of it; a user's mistake is a reason as well."""
+    """Measure, and print what came of it; a user's mistake is a reason as well, and so is what the system lacks."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         content = measure(Experiment(Path(root)), int(job_id))
-    except HyperPowerError as error:
+    except (HyperPowerError, OSError) as error:
         content = {"reason": str(error)}
     except KeyboardInterrupt:
         content = {"reason": "it was asked to stop"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,8 +17,9 @@ import pytest
 from searching import Recorder, drive, make_experiment, results, write_models
 from seen import processes_of
 
-from hyperpower_runner import processes
+from hyperpower_runner import job_files, processes
 from hyperpower_runner.experiment import Experiment
+from hyperpower_runner.hardware import measuring
 from hyperpower_runner.hardware.measuring import measure
 from hyperpower_runner.hardware.meters.simulated import true_values
 from hyperpower_runner.job_files import read_json, write_json
@@ -160,6 +163,18 @@ def test_a_job_that_is_not_there_and_a_config_that_is_broken_have_a_reason(tmp_p
     assert "no such file" in measured(experiment, 7)["reason"]
     experiment.config_file.write_text("{")
     assert str(experiment.config_file) in measured(experiment)["reason"]
+
+
+def test_what_the_system_lacks_is_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(path: str, flags: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+
+    monkeypatch.setattr(job_files, "regular", fail)
+    monkeypatch.setattr(measuring.signal, "signal", lambda number, handler: None)
+    measuring.main(str(write_job(host_experiment(tmp_path)).root), "1")
+    assert "Too many open files" in json.loads(capsys.readouterr().out)["reason"]
 
 
 def test_what_a_library_prints_is_not_taken_for_the_answer(tmp_path: Path) -> None:
