@@ -170,10 +170,16 @@ class Driver:
 
     def summary(self) -> Summary:
         jobs = [*self.slots.active, *self.slots.waiting]
-        unfinished = {job_id: self.experiment.status(self.search.trial(job_id)) for job_id in jobs}
+        unfinished = {job_id: self._status(job_id) for job_id in jobs}
         return Summary(self.config, self.history, unfinished, self.rejected, self._elapsed_s())
 
     def _adopt(self) -> None:
+    def _status(self, job_id: int) -> Status:
+        try:
+            return self.experiment.status(self.search.trial(job_id))
+        except (ExperimentError, OSError):  # a script wrote into its job's folder: what is only shown ends no search
+            return Status.RUNNING if job_id in self.slots.active else Status.PENDING
+
         """Take over the jobs that an earlier driver left without a result."""
         for trial in self.history.unfinished:
             if self.slots.adopt(trial.job_id):

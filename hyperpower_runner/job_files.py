@@ -291,12 +291,12 @@ class AppendedLines:
 
 
 def last_json_line(path: Path, limit_bytes: int = 8192) -> dict[str, Any] | None:
-    """The last object of an appended file, looked for in its last bytes only; None where there is none."""
+    """The last object of an appended file, looked for in its last bytes only; None where none can be read."""
     try:
         with open_regular(path) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - limit_bytes))
             objects = [_object_of(line) for line in file]
-    except FileNotFoundError:
+    except OSError:  # there is none yet, or a script made something else of that name
         return None
     return next((content for content in reversed(objects) if content is not None), None)
 
@@ -359,11 +359,11 @@ class JobFiles:
             return claimed_s, claimed_s
 
     def log_tail(self, lines: int = 12, limit_bytes: int = 8192) -> str:
-        """The last lines of output.log, or '' where there is none."""
+        """The last lines of output.log, or '' where none can be read."""
         try:
             with open_regular(self.output) as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - limit_bytes))
                 text = file.read().decode("utf-8", errors="replace")
-        except FileNotFoundError:
+        except OSError:
             return ""
         return "\n".join(text.rstrip().splitlines()[-lines:])

@@ -22,6 +22,7 @@ LONGEST_NAME = 200
 LONGEST_EXTRA = 64 << 10  # of JSON: whatever a script reports beside numbers
 LONGEST_QUOTE = 200
 LEFT_OUT = "left_out"  # the entry of `extra` that says what was
+MEASUREMENT = "measurement"  # the one that says how the network was measured
 
 Metrics = dict[str, float | None]
 
@@ -32,7 +33,8 @@ def read_metrics(
     """Read the metrics from the last line of a script's stdout, beside those `measured` by the worker.
 
     stdout: its last LONGEST_LINE bytes. Returns the metrics (finite numbers, None for what was not measured), whatever
-    else the object held, and a sentence that says why the `wanted` metric could not be had, or None.
+    else the object held, and a sentence that says why the `wanted` metric could not be had, or None. In the rest, what
+    a script calls as this program does an entry of its own, such as "measurement", is found under "measurement_".
     """
     lines = [line for line in stdout.splitlines() if line.strip()]
     if not lines:
@@ -68,6 +70,12 @@ def _parted(content: dict[str, Any]) -> tuple[Metrics, dict[str, Any]]:
             metrics[name] = None
         else:
             extra[name] = value
+    for name in (LEFT_OUT, MEASUREMENT):
+        if name in extra:
+            free = name
+            while free in content:
+                free += "_"
+            extra[free] = extra.pop(name)
     return metrics, extra
 
 

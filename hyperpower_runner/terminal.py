@@ -65,5 +65,5 @@ def show(content: dict[str, Any], as_json: bool, text: str) -> None:
 def say(text: str) -> None:
     """Tell the user something that is no result."""
     if sys.stderr is not None:  # it may be closed, and print would then take stdout
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):  # whoever read along has gone, or the disk is full
             print(text, file=sys.stderr, flush=True)

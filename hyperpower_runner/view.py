@@ -6,9 +6,10 @@ It is told by the driver (`driver.Observer`) and reads the progress files of run
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -22,6 +23,7 @@ from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.hardware.models import HardwareModels
 from hyperpower_runner.hardware.platforms import measured_by
 from hyperpower_runner.job_files import as_number, last_json_line
+from hyperpower_runner.reported import MEASUREMENT
 from hyperpower_runner.summary import Summary
 from hyperpower_runner.trial import Recommendation, Status, Trial
 
@@ -50,7 +52,9 @@ def show_params(params: dict[str, Any]) -> str:
 
 
 def show_duration(seconds: float) -> str:
-    """A duration as people read it."""
+    """A duration as people read it; "-" where it is not finite."""
+    if not math.isfinite(seconds):
+        return "-"
     seconds = max(0.0, seconds)
     if seconds < 60:
         return f"{seconds:.0f} s"
@@ -95,6 +99,18 @@ def show_hardware(trial: Trial, constraints: Mapping[str, float]) -> str:
     return "".join(f", {part}" for part in parts)
 
 
+@contextlib.contextmanager
+def _shown_if_possible(console: Console) -> Iterator[None]:
+    """Drop what cannot be shown: whoever read along has gone, or the disk is full; the search goes on."""
+    try:
+        yield
+    except OSError:
+        console.quiet = True  # else rich keeps what it could not write, and tries again with all that comes
+        with console:
+            pass
+        console.quiet = False
+
+
 class Lines:
     """An observer that writes one line for each thing that happens.
 
@@ -132,13 +148,15 @@ class Lines:
 
     def _warn_of_measurement(self, trial: Trial) -> None:
         """Say once why completed jobs' networks could not be measured, or were measured on another platform."""
-        measurement = trial.result.extra.get("measurement") if trial.result else None
+        measurement = trial.result.extra.get(MEASUREMENT) if trial.result else None
         if not isinstance(measurement, dict):
             return
         for key, what in (("reason", "its network was not measured, predictions stand: "), ("mismatch", "")):
             found = measurement.get(key)
-            kind = re.sub(r"[0-9]+", "", found or "")  # reasons name jobs and processes
-            if found and kind not in self._warned:
+            if not found or not isinstance(found, str):  # a script may write its result.json itself
+                continue
+            kind = re.sub(r"[0-9]+", "", found)  # reasons name jobs and processes
+            if kind not in self._warned:
                 self._warned.add(kind)
                 self.note(f"job {trial.job_id}: {what}{found}")
 
@@ -162,7 +180,7 @@ class Lines:
         return f"{time.strftime('%H:%M:%S')}  job {trial.job.job_id}", "bold"
 
     def _write(self, text: Text) -> None:
-        with contextlib.suppress(OSError):  # whoever read along has gone, or the disk is full; the search goes on
+        with _shown_if_possible(self.console):
             if self.console.is_terminal:
                 self.console.print(text)
             else:  # where nothing is coloured or wrapped, rich would do nothing else in fifty times as long
@@ -177,16 +195,22 @@ class LiveView(Lines):
         super().__init__(config, console)
         self.experiment = experiment
         self.live = Live(console=console, auto_refresh=False, transient=True)
+        self._has_begun = False
 
     def __enter__(self) -> LiveView:
-        self.live.start()
+        with _shown_if_possible(self.console):
+            self.live.start()
+            self._has_begun = True
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.live.stop()
+        if self._has_begun:
+            with _shown_if_possible(self.console):
+                self.live.stop()
 
     def tick(self, summary: Callable[[], Summary]) -> None:
-        self.live.update(self._panel(summary()), refresh=True)
+        with _shown_if_possible(self.console):
+            self.live.update(self._panel(summary()), refresh=True)
 
     def _panel(self, summary: Summary) -> RenderableType:
         counts = ", ".join(f"{count:,} {status}" for status, count in summary.counts.items() if count)

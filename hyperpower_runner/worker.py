@@ -37,7 +37,7 @@ from hyperpower_runner.job_files import (
 from hyperpower_runner.job_watch import JobWatch
 from hyperpower_runner.learning_curve import LearningCurve
 from hyperpower_runner.process_tree import ProcessTree, why_not_started
-from hyperpower_runner.reported import explain_exit, read_metrics
+from hyperpower_runner.reported import MEASUREMENT, explain_exit, read_metrics
 from hyperpower_runner.script_output import CHUNK, OutputLog, Stream
 from hyperpower_runner.stopping import StoppingRule
 from hyperpower_runner.supervision import Orders, attend
@@ -229,7 +229,7 @@ class Worker:
         content = self._measure()
         measured = {name: as_number(value) for name, value in content.pop("metrics", {}).items()}
         told = {name: value for name, value in result.metrics.items() if name in measured}
-        extra = {**result.extra, "measurement": {**content, "reported": told} if told else content}
+        extra = {**result.extra, MEASUREMENT: {**content, "reported": told} if told else content}
         ended_s = max(result.ended_s, self._now_s())
         return replace(result, metrics={**result.metrics, **measured}, extra=extra, ended_s=ended_s)
 

@@ -420,6 +420,31 @@ def test_the_view_is_given_the_running_jobs(tmp_path: Path) -> None:
     assert seen[-1] == 0
 
 
+def test_the_view_is_given_running_jobs_whatever_their_script_wrote_into_its_folder(tmp_path: Path) -> None:
+    script = """
+        import os, sys, time
+        with open(os.path.join(os.path.dirname(sys.argv[-1]), "attempt-1.json"), "w") as claim:
+            claim.write("{")
+        while not os.path.exists("seen"):
+            time.sleep(0.01)
+        print('{"error": 0.5}')
+    """
+    experiment, recorder = make_experiment(tmp_path, script, budget={"evaluations": 1}), Recorder()
+    statuses = []
+
+    def look(summary: Summary) -> None:
+        statuses.extend(summary.unfinished.values())
+        claim = experiment.job_files(1).attempt(1)
+        if claim.exists() and claim.read_text() == "{" and len(statuses) > 1:
+            (tmp_path / "seen").touch()
+
+    recorder.on_tick = look
+    _, ending = drive(experiment, recorder)
+    assert ending.why is Why.BUDGET
+    assert statuses[-1] is Status.RUNNING
+    assert results(experiment)[1].status is Status.COMPLETED
+
+
 def test_deleting_the_caches_loses_nothing(tmp_path: Path) -> None:
     experiment = make_experiment(tmp_path, budget={"evaluations": 2})
     drive(experiment)

@@ -24,6 +24,7 @@ from hyperpower_runner.job_files import (
     JobFiles,
     append_json_line,
     as_number,
+    last_json_line,
     read_json,
     read_json_lines,
     strict,
@@ -209,7 +210,6 @@ def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
         read_json(tmp_path)
 
 
-def test_a_file_without_a_schema_number_counts_as_the_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.EIO, errno.EACCES])
 def test_nobody_is_told_to_delete_what_the_system_could_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
@@ -225,6 +225,7 @@ def test_nobody_is_told_to_delete_what_the_system_could_not_read(
     assert "delete it" not in str(caught.value)
 
 
+def test_a_file_without_a_schema_number_counts_as_the_first(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text('{"id": 1}')
     assert read_json(tmp_path / "job.json") == {"id": 1}
 
@@ -349,6 +350,14 @@ def test_the_last_attempt_is_the_last_of_an_unbroken_row(tmp_path: Path) -> None
     for number in (1, 2, 3, 5):
         files.attempt(number).touch()
     assert files.last_attempt() == 3
+
+
+def test_a_pipe_in_place_of_a_file_that_is_only_shown_shows_nothing(tmp_path: Path) -> None:
+    files = JobFiles(tmp_path)
+    for path in (files.progress, files.output):
+        os.mkfifo(path)
+    assert last_json_line(files.progress) is None
+    assert files.log_tail() == ""
 
 
 def test_the_log_tail_is_the_last_lines(tmp_path: Path) -> None:

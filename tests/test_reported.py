@@ -54,6 +54,12 @@ def test_the_wanted_metric_is_kept_whatever_its_name_and_place() -> None:
     assert f"{MOST_METRICS + 1} of {2 * MOST_METRICS + 1} metrics" in extra["left_out"][0]
 
 
+def test_what_a_script_reports_under_a_name_of_this_program_s_own_is_kept_under_another() -> None:
+    reported = {"error": 1, "measurement": {"reason": "mine"}, "left_out": ["mine"], "left_out_": "too"}
+    _, extra, _ = read_metrics(line_of(reported), "error", {})
+    assert extra == {"measurement_": {"reason": "mine"}, "left_out_": "too", "left_out__": ["mine"]}
+
+
 @pytest.mark.parametrize(("size", "kept"), [(LONGEST_EXTRA - 100, True), (LONGEST_EXTRA, False)])
 def test_values_that_are_no_numbers_are_kept_up_to_a_size(size: int, kept: bool) -> None:
     metrics, extra, complaint = read_metrics(line_of({"error": 1, "note": "x" * size}), "error", {})

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import math
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -49,7 +53,11 @@ def test_numbers(value: float | None, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "shown"), [(-3, "0 s"), (59.4, "59 s"), (60, "1 min 00 s"), (3599, "59 min 59 s"), (7260, "2 h 01 min")]
+    ("seconds", "shown"),
+    [
+        *((-3, "0 s"), (59.4, "59 s"), (60, "1 min 00 s"), (3599, "59 min 59 s"), (7260, "2 h 01 min")),
+        *((math.inf, "-"), (-math.inf, "-"), (math.nan, "-")),
+    ],
 )
 def test_durations(seconds: float, shown: str) -> None:
     assert view.show_duration(seconds) == shown
@@ -105,6 +113,58 @@ def test_running_jobs_show_their_epochs_also_where_params_are_wider_than_the_ter
     assert {"7/10", "0.25", "nan"} <= set(row.split())
     assert "1 running, 3 rejected" in written
     assert all(len(line) <= width for line in written.splitlines())
+
+
+@pytest.mark.parametrize("created_s", [0.0, -math.inf, math.inf, math.nan])
+def test_whatever_a_script_does_to_its_files_running_jobs_are_shown(tmp_path: Path, created_s: float) -> None:
+    experiment = make_experiment(tmp_path)
+    job = Job(job_id=12, params={"x": 0.5}, seed=0, created_s=created_s)
+    experiment.write_job(job)
+    os.mkfifo(experiment.job_files(12).progress)
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    live = view.LiveView(experiment, CONFIG, console)
+    live.tick(lambda: Summary(CONFIG, History((Trial(job),)), {12: Status.RUNNING}, 0, 60.0))
+    live.console.print(live.live.renderable)
+    row = next(line for line in console.file.getvalue().splitlines() if line.split()[:1] == ["12"])  # type: ignore[attr-defined]
+    assert row.split()[-4:] == ["-", "-", "-", "x=0.5"]
+
+
+class Gone(io.StringIO):
+    """A terminal that may be gone, as whoever reads along closed its window."""
+
+    is_gone = False
+
+    def write(self, text: str) -> int:
+        if self.is_gone and text:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("gone_at", ["enter", "tick", "exit"])
+def test_a_view_whose_terminal_is_gone_ends_nothing_and_keeps_nothing(tmp_path: Path, gone_at: str) -> None:
+    terminal = Gone()
+    console = Console(file=terminal, width=80, force_terminal=True, color_system=None)
+    view_of_it = view.LiveView(make_experiment(tmp_path), CONFIG, console)
+    terminal.is_gone = gone_at == "enter"
+    with view_of_it as live:
+        terminal.is_gone |= gone_at == "tick"
+        live.note("first")
+        live.tick(lambda: Summary(CONFIG, History(), {}, 0, 60.0))
+        terminal.is_gone = True
+    length = len(terminal.getvalue())
+    terminal.is_gone = False
+    live.note("after")
+    assert terminal.getvalue()[length:].strip() == "after"
+
+
+@pytest.mark.parametrize(
+    "measurement", [{"reason": 5}, {"reason": ["x"], "mismatch": {}}, {"mismatch": True}, 7, "text"]
+)
+def test_what_is_no_measurement_of_this_program_is_passed_over(measurement: Any) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    result = Result(Status.COMPLETED, {"error": 0.5, "power_w": 9}, extra={"measurement": measurement})
+    view.Lines(CONFIG, console).ended(Trial(Job(job_id=1, params={}, seed=0), result))
+    assert len(console.file.getvalue().splitlines()) == 1  # type: ignore[attr-defined]
 
 
 def test_what_the_surrogate_prefers_is_said_in_words() -> None:

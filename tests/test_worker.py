@@ -615,7 +615,8 @@ def test_the_network_of_a_completed_job_is_measured_on_its_platform(tmp_path: Pa
 
 def test_the_measurement_stands_against_what_a_script_reports_which_is_kept(tmp_path: Path) -> None:
     script = COUNTED.replace(
-        '{"error": 0.25}', '{"error": 0.25, "power_w": 12.5, "memory_bytes": None, "note": "mine"}'
+        '{"error": 0.25}',
+        '{"error": 0.25, "power_w": 12.5, "memory_bytes": None, "note": "mine", "measurement": {"reason": 5}}',
     )
     result = run_worker(make_measured_job(tmp_path, script, SIMULATED))
     assert result.metrics["power_w"] == pytest.approx(
@@ -624,6 +625,8 @@ def test_the_measurement_stands_against_what_a_script_reports_which_is_kept(tmp_
     assert measurement(result)["reported"] == {"power_w": 12.5, "memory_bytes": None}
     assert (result.metrics["memory_bytes"] or 0) > 1e8  # it said that it does not know
     assert result.extra["note"] == "mine"
+    assert result.extra["measurement_"] == {"reason": 5}
+    assert "reason" not in measurement(result)
     assert measurement(result)["platform"]["simulated"] is True
 
 
