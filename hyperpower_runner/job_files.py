@@ -89,7 +89,7 @@ def _rename_to_free_name(temporary: Path, path: Path) -> bool:
         if code not in (errno.EINVAL, errno.ENOSYS):
             raise OSError(code, os.strerror(code), str(path))
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))  # the claim; filled by the rename
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # the claim; filled by the rename
     except FileExistsError:
         return False
     temporary.replace(path)

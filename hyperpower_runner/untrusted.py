@@ -39,7 +39,7 @@ def parse_json(text: bytes) -> Any:
 
 def regular(path: str | Path, flags: int) -> int:
     """Open a regular file, as an `opener`; raises OSError for a pipe or a device that somebody gave its name."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o644)
+    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "Is no regular file", str(path))

@@ -63,7 +63,7 @@ def _settle(files: JobFiles) -> None:
         Path("/proc/self/comm").write_text(f"hp-job-{files.folder.name}"[:15])
     nowhere = os.open(os.devnull, os.O_RDWR)
     try:
-        log = os.open(files.output, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o644)
+        log = os.open(files.output, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
     except OSError:  # the disk is full: the log is lost, the evaluation need not be
         log = nowhere
     for stream, descriptor in enumerate((nowhere, log, log)):
