@@ -42,6 +42,10 @@ if TYPE_CHECKING:  # imported where they are used, so that --help stays fast
     from hyperpower_runner.summary import Summary
 
 MOST_POINTS = 10**18  # of a finite space that are worth counting
+ADVICE = {  # after failures that are not the script's own, by status
+    "lost": "find out what ended its worker",
+    "timed-out": "make the script faster, or its time limit longer",
+}
 
 app = typer.Typer(
     name="hyperpower-runner",
@@ -254,10 +258,13 @@ def _finish(experiment: Experiment, ending: Ending, history: History) -> None:
     failures = history.failures
     if ending.why is Why.FAILURES or (failures and not history.counts.get(Status.COMPLETED)):
         last = max(failures, key=lambda trial: trial.result.ended_s if trial.result else 0.0)
-        files = experiment.job_files(last.job.job_id)
+        files, result = experiment.job_files(last.job_id), last.result
+        assert result is not None
         say(f"The last lines of {files.output}:\n{files.log_tail()}")
-        what = f"job {last.job.job_id}: {last.result.reason if last.result else ''}"
-        raise HyperPowerError(f"{ending.sentence} The last failure is {what}; mend the script, then resume: {again}")
+        advice = ADVICE.get(result.status.value, "mend the script")
+        raise HyperPowerError(
+            f"{ending.sentence} The last failure is job {last.job_id}: {result.reason}; {advice}, then resume: {again}"
+        )
     say(ending.sentence)
 
 

@@ -156,11 +156,12 @@ class Driver:
         if lacking != self._short_of:
             self._short_of = lacking
             where = cause.filename or self.experiment.root
-            self.observer.note(f"{where}: {lacking}; waiting for better times (Ctrl-C ends the search, all is saved)")
+            sentence = str(error) if isinstance(error, LaunchError) else f"{where}: {lacking}"
+            self.observer.note(f"{sentence}; waiting for better times (Ctrl-C ends the search, all is saved)")
 
     def _tell_of_relief(self) -> None:
         if self._short_of:
-            self.observer.note(f"The search goes on: no longer {self._short_of.lower()}.")
+            self.observer.note(f'The search goes on: "{self._short_of}" has passed.')
             self._short_of = ""
 
     @property
@@ -173,13 +174,13 @@ class Driver:
         unfinished = {job_id: self._status(job_id) for job_id in jobs}
         return Summary(self.config, self.history, unfinished, self.rejected, self._elapsed_s())
 
-    def _adopt(self) -> None:
     def _status(self, job_id: int) -> Status:
         try:
             return self.experiment.status(self.search.trial(job_id))
         except (ExperimentError, OSError):  # a script wrote into its job's folder: what is only shown ends no search
             return Status.RUNNING if job_id in self.slots.active else Status.PENDING
 
+    def _adopt(self) -> None:
         """Take over the jobs that an earlier driver left without a result."""
         for trial in self.history.unfinished:
             if self.slots.adopt(trial.job_id):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import stat
 import subprocess
 import sys
 import time
@@ -379,6 +380,73 @@ def test_a_search_without_one_completed_job_ends_with_the_last_log(tmp_path: Pat
     assert answer.returncode == 1
     assert "no data" in answer.stderr
     assert "The budget of 2 evaluations is used up. The last failure is job 2" in answer.stderr
+
+
+def test_what_to_do_after_a_failure_fits_what_failed(tmp_path: Path) -> None:
+    script = "import os, signal, time; os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)"
+    lost = make_experiment(tmp_path / "lost", script, budget={"evaluations": 1}, **{"max-retries": 0})
+    slow = make_experiment(
+        tmp_path / "slow", "import time; time.sleep(60)", budget={"evaluations": 1}, **{"timeout-s": 0.3}
+    )
+    broken = make_experiment(tmp_path / "broken", "import sys; sys.exit('no data')", budget={"evaluations": 1})
+    advice = {lost: "find out what ended its worker", slow: "make the script faster", broken: "mend the script"}
+    for experiment, expected in advice.items():
+        last = run_command("run", experiment.root).stderr.splitlines()[-1]
+        assert [other for other in advice.values() if other in last] == [expected], last
+
+
+def test_all_that_a_search_writes_its_group_may_write_too(tmp_path: Path) -> None:
+    """Where the umask says so: else nobody but who began a search could resume it."""
+    script = """
+        from hyperpower_runner import objective
+        def evaluate(job):
+            job.report(epoch=1, error=0.5)
+            return {"error": 0.5}
+        if __name__ == "__main__":
+            objective.run(evaluate)
+    """
+    changes = {"objective": {"command": ["python", "train.py"]}, "budget": {"evaluations": 1}}
+    experiment = make_experiment(tmp_path, script, constraints={"power_w": 2}, **changes)
+    write_models(experiment, power_w={"form": "paper", "weights": {"n": 1.0}})
+    before = os.umask(0o002)
+    try:
+        assert run_command("run", tmp_path).returncode == 0
+    finally:
+        os.umask(before)
+    files = experiment.job_files(1)
+    written = [experiment.rejected_file, experiment.lock_file]
+    written += [path for folder in (experiment.jobs, experiment.state) for path in [folder, *folder.rglob("*")]]
+    assert {files.output, files.progress, files.result} < set(written)
+    assert [path for path in written if not path.stat().st_mode & stat.S_IWGRP] == []
+
+
+def test_a_search_goes_on_without_its_terminal(tmp_path: Path) -> None:
+    """As with `nohup` or `disown`, when the connection to the machine is lost."""
+    script = """
+        import os, time
+        while not os.path.exists("gone"):
+            time.sleep(0.01)
+        print('{"error": 0.5}')
+    """
+    make_experiment(tmp_path, script, budget={"evaluations": 2})
+    ours, theirs = pty.openpty()
+    with (tmp_path / "stdout").open("w") as stdout:
+        search = subprocess.Popen(
+            command_line("run", tmp_path),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=theirs,
+            start_new_session=True,
+            env={**os.environ, "TERM": "xterm"},
+        )
+    os.close(theirs)
+    shown = b""
+    while b"running" not in shown:
+        shown += os.read(ours, 65536)
+    os.close(ours)
+    (tmp_path / "gone").touch()
+    assert search.wait(60) == 0
+    assert (tmp_path / "stdout").read_text().startswith("jobs        2 completed")
 
 
 def test_a_metric_that_no_job_reports_is_warned_of_once_and_what_exceeds_a_bound_is_said(tmp_path: Path) -> None:

@@ -274,7 +274,7 @@ def test_a_search_waits_for_room_on_a_full_disk_and_goes_on(folder: Path, disk: 
     assert driver.poll() is None
     os.truncate(ballast.path, 0)
     assert driver.wait(60) == 0
-    assert "The search goes on: no longer no space left on device." in text_of(log)
+    assert 'The search goes on: "No space left on device" has passed.' in text_of(log)
     assert "Traceback" not in text_of(log)
     found = Account.of(root)
     found.assert_whole(8, 1)

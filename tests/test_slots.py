@@ -260,10 +260,10 @@ def test_a_full_disk_delays_a_search_and_changes_nothing(tmp_path: Path, monkeyp
     monkeypatch.setattr(Experiment, "write_job", write_if_there_is_room)
     _, ending = drive(experiment, recorder)
     assert ending.why is Why.BUDGET
-    assert [note for note in recorder.notes if "No space left" in note] == [
+    assert [note for note in recorder.notes if "waiting for" in note] == [
         "jobs/000002: No space left on device; waiting for better times (Ctrl-C ends the search, all is saved)"
     ]
-    assert "The search goes on: no longer no space left on device." in recorder.notes
+    assert 'The search goes on: "No space left on device" has passed.' in recorder.notes
     assert all_params(experiment) == all_params(twin)
 
 
