@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 WORKER_VARIABLE = "HYPERPOWER_WORKER"  # set in all that a worker starts, directly or not: whose it is, see `mark_of`
+WORKER_NAME = "hp-job-"  # what workers are called, before the name of their job's folder; see `name_worker`
 REMAINS_S = 10.0  # to kill what a dead worker left: a process that waits for a dead disk cannot be
 LOOKS_IN_VAIN = 3  # until nothing is taken to be left: what forks and ends all the time is easily overlooked
 _PROC = Path("/proc")
@@ -88,6 +89,21 @@ def age_s(identity: Mapping[str, Any]) -> float | None:
 def mark_of(identity: Mapping[str, Any]) -> str:
     """A word that no other process has: what a worker puts into the environment of all that it starts."""
     return f"{identity.get('boot_id')}:{identity.get('pid')}:{identity.get('start_ticks')}"
+
+
+def name_worker(folder: str) -> None:
+    """Call this process after the folder of its job, on Linux: whoever looks at a machine's processes can tell."""
+    with contextlib.suppress(OSError):
+        (_PROC / "self/comm").write_text(f"{WORKER_NAME}{folder}"[:15])  # as long as the kernel lets it be
+
+
+def workers_beside() -> list[int]:
+    """The living workers of this machine, of whatever search and user, but for the one that started this process.
+
+    Empty where there is no /proc, and without those in containers that cannot be seen from here.
+    """
+    living = (pid for pid, fields in _processes() if fields[0] not in _GONE and pid != os.getppid())
+    return [pid for pid in living if _name(pid).startswith(WORKER_NAME)]
 
 
 def search_path() -> str:
@@ -227,6 +243,14 @@ def _environment(pid: int) -> bytes:
         return (_PROC / str(pid) / "environ").read_bytes()
     except OSError:
         return b""
+
+
+def _name(pid: int) -> str:
+    """What a process is called; '' for one that is gone."""
+    try:
+        return (_PROC / str(pid) / "comm").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _stat(pid: int) -> list[str]:

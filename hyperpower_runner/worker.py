@@ -332,6 +332,7 @@ def read_job(path: Path) -> Job:
 
 def main(root: Path, job_id: str, attempt: int) -> int:
     """Claim an attempt at a job, run it, and write its result; returns the exit code."""
+    processes.name_worker(job_id)
     orders = Orders()  # before the claim: whoever reads it may send one
     files = JobFiles(root / "jobs" / job_id)
     log = OutputLog(files.output)

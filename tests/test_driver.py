@@ -430,7 +430,7 @@ def test_the_view_is_given_running_jobs_whatever_their_script_wrote_into_its_fol
         print('{"error": 0.5}')
     """
     experiment, recorder = make_experiment(tmp_path, script, budget={"evaluations": 1}), Recorder()
-    statuses = []
+    statuses = list[Status]()
 
     def look(summary: Summary) -> None:
         statuses.extend(summary.unfinished.values())

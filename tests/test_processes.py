@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from working import wait_until
+from working import PATIENCE_S, end, make_job, result_of, start_worker, wait_until
 
 from hyperpower_runner import processes
 
@@ -246,3 +246,27 @@ def test_a_child_whose_parent_was_dead_already_does_not_begin() -> None:
     run = subprocess.run([sys.executable, "-c", code, "orphan"], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     assert run.stdout == ""
+
+
+def test_workers_are_known_by_their_names_and_their_own_is_left_out(tmp_path: Path) -> None:
+    script = """
+        import json, os, time
+        from hyperpower_runner import processes
+        while not os.path.exists("looked"):
+            time.sleep(0.01)
+        print(json.dumps({"error": 0.5, "own": os.getppid(), "beside": [*processes.workers_beside()]}))
+    """
+    jobs = [make_job(tmp_path / name, script) for name in ("one", "other")]
+    workers = [start_worker(files) for files in jobs]
+    try:
+        wait_until(lambda: {worker.pid for worker in workers} <= set(processes.workers_beside()))
+        (tmp_path / "one" / "looked").touch()
+        workers[0].wait(PATIENCE_S)
+        result = result_of(jobs[0])
+        assert result.metrics["own"] == workers[0].pid
+        assert workers[0].pid not in result.extra["beside"]
+        assert workers[1].pid in result.extra["beside"]
+        assert workers[0].pid not in processes.workers_beside()
+    finally:
+        for worker in workers:
+            end(worker)

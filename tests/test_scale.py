@@ -18,9 +18,11 @@ import pytest
 from rich.console import Console
 from searching import Recorder, drive, make_experiment, write_models
 
+from hyperpower_runner import processes
 from hyperpower_runner.config import parse
 from hyperpower_runner.driver import Driver
 from hyperpower_runner.experiment import Experiment
+from hyperpower_runner.hardware.measuring import measure
 from hyperpower_runner.hardware.models import HardwareModels, LinearModel
 from hyperpower_runner.hardware.validation import Score, Validation
 from hyperpower_runner.history import History
@@ -214,6 +216,34 @@ def test_the_driver_makes_as_many_calls_for_a_job_after_1000_jobs_as_after_50(
 def is_own(name: str) -> bool:
     """Whether a call is of a module whose work may depend on the history, and on nothing else."""
     return any(f"hyperpower_runner/{part}" in name for part in ("history", "search", "trial", "summary", "finished"))
+
+
+# --- what is measured after a job
+
+
+@pytest.mark.parametrize("meter", ["simulated-gtx1070", "rapl"])
+def test_a_network_is_measured_with_as_many_calls_among_1000_jobs_as_among_50(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meter: str
+) -> None:
+    monkeypatch.setattr(
+        processes, "workers_beside", lambda: [1]
+    )  # which keeps the power of the machine from being read
+    counted = []
+    for count in (50, 1000):
+        experiment = write_finished(tmp_path / str(count), count, platform={"meter": meter})
+        script = "def features(params): return {'parameters': 1e4, 'macs': 4e5, 'activations': 2e3}"
+        (experiment.root / "train.py").write_text(script)
+        measure(experiment, 7)  # what is imported once
+        made = calls(lambda experiment=experiment: measure(experiment, 7))  # type: ignore[misc]
+        counted.append(Counter({name: n for name, n in made.items() if is_of_files(name)}))
+    assert counted[0].total() > 5
+    assert counted[0] == counted[1]
+
+
+def is_of_files(name: str) -> bool:
+    """Whether a call looks at the directory."""
+    parts = ("hyperpower_runner/experiment", "hyperpower_runner/job_files", "pathlib", "stat", "scandir")
+    return any(part in name for part in parts)
 
 
 # --- resume

@@ -23,6 +23,7 @@ from hyperpower_runner.launchers import VANISHED, Fate, WorkerState
 from hyperpower_runner.launchers.local import LocalLauncher
 from hyperpower_runner.slots import Slots, cancel_left, living
 from hyperpower_runner.trial import Job, Status
+from hyperpower_runner.untrusted import regular
 
 WAITS = """
     import os, time
@@ -289,7 +290,7 @@ def test_a_file_that_cannot_be_read_for_a_while_delays_a_search_and_changes_noth
     drive(twin)
     experiment, recorder = make_experiment(tmp_path / "search"), Recorder()
     monkeypatch.setattr(driver_module, "LONGEST_WAIT_S", 0.01)
-    regular, left = job_files.regular, {str(experiment.root / name): 3 for name in names}
+    left = {str(experiment.root / name): 3 for name in names}
 
     def open_if_possible(path: str | Path, flags: int) -> int:
         if experiment.job_files(2).result.exists() and left.get(str(path)):

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from hyperpower_runner import processes
 from hyperpower_runner.config import ExperimentConfig
 from hyperpower_runner.errors import HyperPowerError
 from hyperpower_runner.experiment import Experiment
@@ -38,9 +39,9 @@ def measure(experiment: Experiment, job_id: int) -> dict[str, Any]:
     trial = experiment.read_trial(job_id)
     if trial is None:
         return {"reason": f"{experiment.job_files(job_id).job}: there is no such file"}
-    others = [other for other in experiment.live_jobs() if other != job_id]
-    if others and config.platform.get("meter") in SHARED:
-        return {"reason": "other jobs run on the same device; with max-concurrent 1 it is measured"}
+    # The machine is asked and not the directory, where each job would be looked at; it also knows of other searches.
+    if config.platform.get("meter") in SHARED and processes.workers_beside():
+        return {"reason": "other jobs run on the same device; with one at a time on this machine it is measured"}
     folder = experiment.state / "measuring" / f"{job_id:06d}"
     protocol = quickened(config.protocol)
     job, words = profile_job(config, job_id, trial.params), [config.seed, AFTER_JOB, job_id]

@@ -59,8 +59,6 @@ def _settle(files: JobFiles) -> None:
     os.setsid()
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
-    with contextlib.suppress(OSError):  # for people who look at the processes of a machine
-        Path("/proc/self/comm").write_text(f"hp-job-{files.folder.name}"[:15])
     nowhere = os.open(os.devnull, os.O_RDWR)
     try:
         log = os.open(files.output, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)

@@ -165,6 +165,16 @@ def test_a_job_that_is_not_there_and_a_config_that_is_broken_have_a_reason(tmp_p
     assert str(experiment.config_file) in measured(experiment)["reason"]
 
 
+def test_the_power_of_a_machine_on_which_other_jobs_run_is_not_that_of_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "workers_beside", lambda: [4711])
+    shared = measure(write_job(make_experiment(tmp_path / "shared", COUNTED, platform={"meter": "rapl"})), 1)
+    assert shared == {"reason": "other jobs run on the same device; with one at a time on this machine it is measured"}
+    alone = measure(write_job(make_experiment(tmp_path / "own", COUNTED, platform=SIMULATED)), 1)
+    assert alone["metrics"]["power_w"] > 0
+
+
 def test_what_the_system_lacks_is_a_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,7 +182,7 @@ def test_what_the_system_lacks_is_a_reason(
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
 
     monkeypatch.setattr(job_files, "regular", fail)
-    monkeypatch.setattr(measuring.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     measuring.main(str(write_job(host_experiment(tmp_path)).root), "1")
     assert "Too many open files" in json.loads(capsys.readouterr().out)["reason"]
 
