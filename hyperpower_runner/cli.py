@@ -166,15 +166,19 @@ def run(
 @app.command(epilog="Example: hyperpower-runner status experiments/quickstart --json")
 def status(directory: Directory, as_json: Json = False) -> None:
     """Show the jobs by status, the best so far, violations, and the time spent."""
-    from hyperpower_runner.view import show_holder
+    from hyperpower_runner.view import show_holder, show_silence
 
     experiment, config = opened(directory)
     summary = _read_summary(experiment, config)
     holder = experiment.holder()
     running = holder if holder and holder.get("beats", True) else None
     driver = running and {key: running[key] for key in ("pid", "host", "seen_s") if key in running}
+    found = {job_id: experiment.silent_s(job_id, time.time()) for job_id in summary.unfinished}
+    silent_s = {job_id: seconds for job_id, seconds in found.items() if seconds is not None}
+    content = {**summary.to_json(), "driver": driver, "silent_s": silent_s}
+    elsewhere = f"\nelsewhere   {show_silence(silent_s)}" if silent_s else ""
     shown = show_holder(holder) if holder else "not running"
-    show({**summary.to_json(), "driver": driver}, as_json, f"{_text(summary)}\ndriver      {shown}")
+    show(content, as_json, f"{_text(summary)}{elsewhere}\ndriver      {shown}")
 
 
 @app.command(epilog="Example: hyperpower-runner best experiments/quickstart --json")

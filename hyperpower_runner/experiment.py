@@ -255,6 +255,17 @@ class Experiment(HeldDirectory):
         identity = files.claim(files.last_attempt())
         return identity if identity is not None and processes.works_in(files.folder, identity) is not False else None
 
+    def silent_s(self, job_id: int, now_s: float) -> float | None:
+        """For how many seconds a worker that cannot be seen from this host has given no sign of life.
+
+        None where there is no worker, or one that can be seen. now_s: in seconds since the epoch.
+        """
+        worker, files = self._worker(job_id), self.job_files(job_id)
+        signs_s = files.signs_s()
+        if worker is None or signs_s is None or processes.works_in(files.folder, worker) is not None:
+            return None
+        return max(0.0, now_s - signs_s[1])
+
     def live_jobs(self) -> list[int]:
         """The jobs without a result that have a worker which may live."""
         return [job_id for job_id in self.unfinished() if self.may_run(job_id)]

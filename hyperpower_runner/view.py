@@ -252,6 +252,20 @@ def show_holder(holder: Mapping[str, Any]) -> str:
     return f"{holder.get('doing', 'search')}, {seen}" if holder["beats"] else f"not running ({seen})"
 
 
+def show_silence(silent_s: Mapping[int, float]) -> str:
+    """Which of the jobs on hosts that cannot be seen from here has given no sign of life for longest.
+
+    silent_s: for how long each has not, by id.
+    """
+    job_id = max(silent_s, key=lambda each: silent_s[each])
+    last = f"{show_duration(silent_s[job_id])} ago"
+    if len(silent_s) == 1:
+        return f"job {job_id} cannot be seen from here; its last sign of life was {last}"
+    return (
+        f"{len(silent_s)} jobs cannot be seen from here; the longest silent is job {job_id}, last sign of life {last}"
+    )
+
+
 def show_platform(config: ExperimentConfig) -> str:
     """The device that budgets are about, and whether there is one at all."""
     text = ", ".join(f"{key} {value}" for key, value in config.platform.items()) or "by hardware/models.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import stat
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from typing import Any
 import pytest
 from searching import CONFIG, all_params, command_line, make_experiment, run_command, write_models
 
-from hyperpower_runner import __version__, cli, methods
+from hyperpower_runner import __version__, cli, methods, processes
 from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.history import History
-from hyperpower_runner.trial import Recommendation
+from hyperpower_runner.job_files import write_json
+from hyperpower_runner.trial import Job, Recommendation
 
 COMMANDS = ("init", "validate", "run", "status", "best", "stop", "clean", "schema")
 
@@ -447,6 +449,28 @@ def test_a_search_goes_on_without_its_terminal(tmp_path: Path) -> None:
     (tmp_path / "gone").touch()
     assert search.wait(60) == 0
     assert (tmp_path / "stdout").read_text().startswith("jobs        2 completed")
+
+
+def test_status_says_when_jobs_on_other_hosts_gave_their_last_sign_of_life(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path)
+    for job_id, host, seen_s_ago in ((1, "elsewhere", 7200), (2, "elsewhere", 10), (3, None, 7200)):
+        experiment.write_job(Job(job_id, {"x": 0.5, "n": job_id}, seed=0))
+        files, worker = experiment.job_files(job_id), processes.own_identity()
+        write_json(files.attempt(1), {**worker, "host": host or worker["host"]})
+        files.heartbeat.touch()
+        for path in (files.heartbeat, files.attempt(1)):
+            os.utime(path, times=(0, time.time() - seen_s_ago))
+    content = json.loads(run_command("status", tmp_path, "--json").stdout)
+    assert content["counts"]["running"] == 3
+    assert content["silent_s"].keys() == {"1", "2"}
+    assert 7200 <= content["silent_s"]["1"] < 7200 + 600
+    text = run_command("status", tmp_path).stdout
+    assert "elsewhere   2 jobs cannot be seen from here; the longest silent is job 1, last sign of life 2 h 0" in text
+    shutil.rmtree(experiment.job_files(2).folder)
+    text = run_command("status", tmp_path).stdout
+    assert "elsewhere   job 1 cannot be seen from here; its last sign of life was 2 h 0" in text
+    shutil.rmtree(experiment.job_files(1).folder)
+    assert "elsewhere" not in run_command("status", tmp_path).stdout
 
 
 def test_a_metric_that_no_job_reports_is_warned_of_once_and_what_exceeds_a_bound_is_said(tmp_path: Path) -> None:
