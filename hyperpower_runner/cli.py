@@ -259,6 +259,8 @@ def _finish(experiment: Experiment, ending: Ending, history: History) -> None:
         raise typer.Exit(EXIT_INTERRUPTED)
     if ending.why is Why.STOPPED:
         return
+    if ending.why is Why.CANCELLED:
+        raise HyperPowerError(f"{ending.sentence} Find out who cancels them, then resume: {again}")
     failures = history.failures
     if ending.why is Why.FAILURES or (failures and not history.counts.get(Status.COMPLETED)):
         last = max(failures, key=lambda trial: trial.result.ended_s if trial.result else 0.0)

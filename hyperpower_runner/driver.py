@@ -49,6 +49,7 @@ class Why(str, Enum):
     EXHAUSTED = "exhausted"
     INFEASIBLE = "infeasible"
     FAILURES = "failures"
+    CANCELLED = "cancelled"  # one job after another, by somebody else
     STOPPED = "stopped"  # by the stop command
     INTERRUPTED = "interrupted"  # by a signal
 
@@ -103,6 +104,7 @@ class Driver:
         self._short_of = ""  # what the system lacked at the last step
         self._told_of_extrapolation: set[str] = set()
         self._failures = 0  # in a row, since this driver was started
+        self._was_cancelled = False  # the last of them, and by somebody else
         self._elapsed_before_s = elapsed_s(experiment.working_spans(self.history, time.time()))
         self._begun_s = time.monotonic()
 
@@ -189,9 +191,9 @@ class Driver:
     def _ingest(self, job_id: int, result: Result) -> None:
         trial = self.search.end(job_id, result)
         self.experiment.finished.append(trial)
-        # What nobody here cancelled, Slurm did, and would do again with the next one.
-        failed = result.status.is_failure or (result.status is Status.CANCELLED and self.slots.cancelled is None)
-        self._failures = self._failures + 1 if failed else 0
+        # What nobody here cancelled, Slurm did perhaps, and would do again with the next one.
+        self._was_cancelled = result.status is Status.CANCELLED and self.slots.cancelled is None
+        self._failures = self._failures + 1 if result.status.is_failure or self._was_cancelled else 0
         self.observer.ended(trial)
 
     def _fill_slot(self) -> None:
@@ -273,7 +275,11 @@ class Driver:
     def _budget_ending(self) -> Ending | None:
         config = self.config
         if self._failures >= config.max_consecutive_failures:
-            return Ending(Why.FAILURES, f"{self._failures} jobs in a row failed or were cancelled.")
+            if self._was_cancelled:
+                return Ending(
+                    Why.CANCELLED, f"{self._failures} jobs in a row were cancelled by somebody else, or failed."
+                )
+            return Ending(Why.FAILURES, f"{self._failures} jobs in a row failed.")
         if config.hours is not None and self._elapsed_s() >= config.hours * 3600:
             return Ending(Why.BUDGET, f"The budget of {config.hours:g} hours is used up.")
         started = len(self.history) - self.history.counts.get(Status.CANCELLED, 0)

@@ -399,8 +399,9 @@ def test_a_driver_whose_directory_is_moved_ends_and_goes_on_at_the_new_place(tmp
 def test_a_search_ends_when_somebody_else_cancels_all_its_jobs(tmp_path: Path) -> None:
     script = "open('jobs/%06d/stop' % json.load(open(sys.argv[-1]))['id'], 'w'); time.sleep(600)"
     experiment = make_experiment(tmp_path, f"import json, sys, time; {script}", budget={"evaluations": 100})
-    _, ending = drive(experiment)
-    assert ending.why is Why.FAILURES
+    completed = run_command("run", tmp_path)
+    assert completed.returncode == 1
+    assert "error: 5 jobs in a row were cancelled by somebody else, or failed. Find out who" in completed.stderr
     assert {result.status for result in results(experiment).values()} == {Status.CANCELLED}
     assert len(results(experiment)) == 5
 
