@@ -266,10 +266,6 @@ class Experiment(HeldDirectory):
             return None
         return max(0.0, now_s - signs_s[1])
 
-    def live_jobs(self) -> list[int]:
-        """The jobs without a result that have a worker which may live."""
-        return [job_id for job_id in self.unfinished() if self.may_run(job_id)]
-
     def unfinished(self) -> list[int]:
         """The jobs without a result."""
         files = {job_id: self.job_files(job_id) for job_id in self.job_ids()}

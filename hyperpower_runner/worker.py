@@ -345,7 +345,7 @@ def main(root: Path, job_id: str, attempt: int) -> int:
         log.say(str(error))
         return 1
     except OSError as error:
-        log.say(f"{files.folder}: its result cannot be written ({error})")
+        log.say(f"{files.folder}: it cannot be run to its end ({error})")
         return 1
     return 0
 

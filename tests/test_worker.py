@@ -420,7 +420,7 @@ def test_a_result_that_cannot_be_written_is_one_sentence_and_exit_code_1(tmp_pat
     finally:
         end(process)
     lines = (tmp_path / "moved" / "000001" / "output.log").read_text().splitlines()
-    assert "its result cannot be written" in lines[-1]
+    assert "it cannot be run to its end" in lines[-1]
     assert not any("Traceback" in line for line in lines)
 
 
