@@ -7,7 +7,7 @@ Slurm can say.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from hyperpower_runner.errors import ConfigError, shortened
 
@@ -18,8 +18,14 @@ OWN = (  # those by which the launcher finds its jobs and their output, and thos
 )
 OWN_LETTERS = {
     **{"J": "job-name", "o": "output", "e": "error", "D": "chdir", "a": "array", "W": "wait"},
-    **{"M": "clusters", "h": "help", "V": "version"},
+    **{"M": "clusters", "h": "help", "u": "usage", "V": "version"},
 }
+FLAGS = (  # which take no value, or none that is a word of its own; all others are taken to have one
+    *("contiguous", "exclusive", "get-user-env", "help", "hold", "ignore-pbs", "nice", "no-kill", "no-requeue"),
+    *("overcommit", "oversubscribe", "parsable", "propagate", "quiet", "reboot", "requeue", "spread-job", "stepmgr"),
+    *("test-only", "usage", "use-min-nodes", "verbose", "version", "wait"),
+)
+FLAG_LETTERS = "hHOQsuvVW"  # which another letter may follow: -HJname is -H -J name
 
 
 def words_of(arguments: Mapping[str, str | bool | int | float] | Sequence[str]) -> tuple[str, ...]:
@@ -30,11 +36,11 @@ def words_of(arguments: Mapping[str, str | bool | int | float] | Sequence[str]) 
             words += _words_of_option(name, value)
     else:
         words += arguments
-    for word in words:
-        name = _name(word)
+    for name in _names(words):
         own = OWN_LETTERS.get(name) or next((own for own in OWN if len(name) > 1 and own.startswith(name)), None)
         if own is not None:
             raise ConfigError(f"{KEY}: the option {own} is for the launcher itself to set; delete it")
+    for word in words:
         if "\0" in word or word == "--":
             raise ConfigError(f"{KEY}: {shortened(word)!r} is no option of sbatch; delete it")
     return tuple(words)
@@ -42,8 +48,7 @@ def words_of(arguments: Mapping[str, str | bool | int | float] | Sequence[str]) 
 
 def say_time(words: Sequence[str]) -> bool:
     """Whether these options limit the time of a job."""
-    names = [_name(word) for word in words]
-    return any(name == "t" or (len(name) > 2 and "time".startswith(name)) for name in names)
+    return any(name == "t" or (len(name) > 2 and "time".startswith(name)) for name in _names(words))
 
 
 def _words_of_option(name: str, value: str | bool | int | float) -> list[str]:
@@ -59,6 +64,19 @@ def _words_of_option(name: str, value: str | bool | int | float) -> list[str]:
     return [f"--{name}"] if value is True else [f"--{name}={value}"]
 
 
-def _name(word: str) -> str:
-    """The option that a word begins, "" where it begins none: "partition" for --partition=low, "p" for -plow."""
-    return word[2:].partition("=")[0] if word.startswith("--") else word[1:2] if word.startswith("-") else ""
+def _names(words: Sequence[str]) -> Iterator[str]:
+    """The options in words, without values: "partition" for --partition=low, "H" and "J" for -HJname."""
+    rest = iter(words)
+    for word in rest:
+        if word.startswith("--"):
+            name, equals, _ = word[2:].partition("=")
+            yield name
+            if not equals and not any(flag.startswith(name) for flag in FLAGS):
+                next(rest, None)
+        elif word.startswith("-"):
+            flags = len(word[1:]) - len(word[1:].lstrip(FLAG_LETTERS))
+            yield from word[1 : 1 + flags]
+            with_value = word[1 + flags :]
+            yield from with_value[:1]
+            if len(with_value) == 1 and with_value != "k":  # whose value, if any, follows at once
+                next(rest, None)

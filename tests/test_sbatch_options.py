@@ -21,6 +21,7 @@ from hyperpower_runner.sbatch_options import say_time, words_of
         ({"constraint": "[a|b]", "comment": "two words"}, ("--constraint=[a|b]", "--comment=two words")),
         (["-p", "low", "--mem=4G", "-n2"], ("-p", "low", "--mem=4G", "-n2")),
         ({"wait-all-nodes": 1, "export": "NONE"}, ("--wait-all-nodes=1", "--export=NONE")),
+        (["--comment", "-Jx", "-C", "-o", "-HpJ"], ("--comment", "-Jx", "-C", "-o", "-HpJ")),  # these are values
     ],
 )  # fmt: skip
 def test_an_object_and_words_say_the_same(arguments: Any, words: tuple[str, ...]) -> None:
@@ -33,6 +34,13 @@ def test_an_object_and_words_say_the_same(arguments: Any, words: tuple[str, ...]
         ({"job-name": "mine"}, "job-name"),
         ({"J": "mine"}, "job-name"),
         (["-Jmine"], "job-name"),
+        (["-HJmine"], "job-name"),
+        (["-HsJ", "mine"], "job-name"),
+        (["-k", "-Jmine"], "job-name"),
+        (["--exclusive", "-Jmine"], "job-name"),
+        (["--nice=5", "-Jmine"], "job-name"),
+        (["-plow", "-Jmine"], "job-name"),
+        (["-Hu"], "usage"),
         (["--job=mine"], "job-name"),  # sbatch lets names be cut short
         ({"output": "log"}, "output"),
         (["-o", "log"], "output"),
@@ -77,6 +85,8 @@ def test_words_that_no_program_can_be_given_are_refused(word: str) -> None:
         (["--time", "5"], True),
         (["-t", "5"], True),
         (["-t5"], True),
+        (["-Ht5"], True),
+        (["--comment", "-t5"], False),
         (["--tim=5"], True),
         (["--time-min=5"], False),
         (["--ti=5"], False),
