@@ -112,11 +112,16 @@ def search_path() -> str:
 
 
 def script_environment(job_file: str, threads: int | None, env: Mapping[str, str]) -> dict[str, str]:
-    """What a user's script finds set; `env` is what config.json asks for. On a cluster it has the cores of its job."""
+    """What a user's script finds set; `env` is what config.json asks for.
+
+    threads: its share of this machine, which what the user exported goes before; None on a cluster, where it has the
+    cores of its job, and what was exported was meant for the login node.
+    """
     environment = {**os.environ, "PATH": search_path(), "HYPERPOWER_JOB": job_file}
-    share = str(threads) if threads else os.environ.get("SLURM_CPUS_ON_NODE")
-    if share:
-        environment.setdefault("OMP_NUM_THREADS", share)
+    if threads:
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
+    elif "SLURM_CPUS_ON_NODE" in os.environ:
+        environment["OMP_NUM_THREADS"] = os.environ["SLURM_CPUS_ON_NODE"]
     return {**environment, **env}
 
 

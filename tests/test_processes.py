@@ -270,3 +270,23 @@ def test_workers_are_known_by_their_names_and_their_own_is_left_out(tmp_path: Pa
     finally:
         for worker in workers:
             end(worker)
+
+
+@pytest.mark.parametrize(
+    ("threads", "exported", "env", "found"),
+    [
+        (None, "1", {}, "4"),  # the login shell's is not meant for the job
+        (None, None, {}, "4"),
+        (None, "1", {"OMP_NUM_THREADS": "2"}, "2"),
+        (3, None, {}, "3"),
+        (3, "1", {}, "1"),  # a local job, be it in an allocation
+    ],
+)
+def test_how_many_threads_a_script_is_told_to_use_in_a_job_of_slurm(
+    monkeypatch: pytest.MonkeyPatch, threads: int | None, exported: str | None, env: dict[str, str], found: str
+) -> None:
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "4")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if exported is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", exported)
+    assert processes.script_environment("job.json", threads, env)["OMP_NUM_THREADS"] == found
