@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hyperpower_runner.errors import LaunchError, shortened
 
 PREFIX = "hp-"  # of the names under which jobs of ours are in the queue
-NAME_WIDTH = 60
-QUEUE = ["squeue", "-h", "-a", "-r", "-t", "all", "-O", f"Name:{NAME_WIDTH} ,State:20 ,exit_code:10 ,Reason:60"]
+QUEUE = ["squeue", "-h", "-a", "-r", "-t", "all", "-O", "Name:60 ,State:20 ,exit_code:10 ,Reason:60"]
 CALL_S = 90.0  # the longest that a command may take; without an answer they give up by themselves, after 10 to 20 s
 LONGEST_COMPLAINT = 300
 
@@ -23,14 +23,25 @@ ENDED = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
     *("REVOKED", "TIMEOUT"),
 )
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 # What Slurm says when the same command may succeed later: its controller is away or busy, or other jobs must end first.
 AWAY = (
     *("unable to contact slurm controller", "timed out", "connection refused", "zero bytes were transmitted"),
     *("temporarily un", "standby", "transport endpoint", "munge", "authentication"),
 )
-FULL = "maxsubmit"  # of QOSMaxSubmitJobPerUserLimit and its like
-# Variables that would change what the commands do beyond what their words say.
-UNWANTED = ("SQUEUE_", "SCANCEL_", "SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_TEST_ONLY")
+PASSING = (
+    "submitjob",  # of QOSMaxSubmitJobPerUserLimit, AssocGrpSubmitJobsLimit and their like
+    *("required partition not available", "required node not available", "configuration not available now"),
+    *("i/o error writing script", "try again", "submissions disabled"),
+)
+# Likewise, once `check` passed; there it is rather the options that are wrong.
+DOWN = "requested node configuration is not available"
+# Variables that would change what the commands do beyond what their words say; most are options that are refused.
+UNWANTED = (
+    *("SQUEUE_", "SCANCEL_", "SLURM_CLUSTERS", "SBATCH_CLUSTERS", "SBATCH_ERROR", "SBATCH_OUTPUT"),
+    *("SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_TEST_ONLY"),
+)
+OF_CLIENTS = ("SLURM_CONF", "SLURM_JWT")  # what the commands need to reach the controller
 
 
 class LaterError(Exception):
@@ -43,10 +54,10 @@ class AwayError(LaterError):
 
 @dataclass(frozen=True)
 class Entry:
-    """What squeue says of a job. code: as of wait(2)."""
+    """What squeue says of a job. code: as of wait(2), None where it says none that makes sense."""
 
     state: str
-    code: int
+    code: int | None
     reason: str
 
     @property
@@ -54,21 +65,42 @@ class Entry:
         return self.state in ENDED
 
     @property
+    def waits(self) -> bool:
+        """Whether it waits for its turn, or for somebody to release it."""
+        return self.state in WAITING
+
+    @property
+    def started(self) -> bool:
+        """Whether it was given its node, so that its worker should have begun."""
+        return self.state in ("RUNNING", "COMPLETING")
+
+    @property
+    def suspended(self) -> bool:
+        """Whether Slurm keeps its processes from running."""
+        return self.state in ("SUSPENDED", "STOPPED")
+
+    @property
     def unstarted(self) -> bool:
         """Whether its node could not even open the files for its output: Slurm gives them 53 in place of a signal."""
-        return self.code & 0x7F == 53
+        return self.code is not None and self.code & 0x7F == 53
 
     @property
     def how(self) -> str:
         """How it ended, in a few words."""
+        if self.state != "FAILED" or self.code is None:
+            return self.state
         signal, code = self.code & 0x7F, self.code >> 8
-        detail = f", signal {signal}" if signal else f", exit code {code}"
-        return self.state + (detail if self.state == "FAILED" else "")
+        return f"{self.state}, signal {signal}" if signal else f"{self.state}, exit code {code}"
 
 
 def submit(words: Sequence[str], name: str, command: str) -> None:
     """Put a job into the queue; raises LaterError, or LaunchError where Slurm does not want it."""
-    _call(["sbatch", "--parsable", "--no-requeue", "--job-name", name, *words, "--wrap", command])
+    _call(["sbatch", "--parsable", "--no-requeue", "--job-name", name, *words, "--wrap", command], (*PASSING, DOWN))
+
+
+def filename_pattern(path: str) -> str:
+    """What sbatch's --output must be given for this path: it knows patterns such as %j, but not beside a backslash."""
+    return path.replace("\\", "\\\\") if "\\" in path else path.replace("%", "%%")
 
 
 def check(words: Sequence[str]) -> None:
@@ -95,9 +127,9 @@ class Query:
         self._text = b""
         self._process = _start([*QUEUE, "-u", str(os.getuid())])
         assert self._process.stdout is not None
-        self._pipe = self._process.stdout
-        self.wake = self._pipe.fileno()
+        self.wake = self._process.stdout.fileno()
         os.set_blocking(self.wake, False)
+        self._close = weakref.finalize(self, _end, self._process)  # also where nobody waits for the answer any more
 
     def advance(self) -> dict[str, list[Entry]] | None:
         """Read what there is; at its end return our jobs by name. Raises AwayError where it failed."""
@@ -109,29 +141,38 @@ class Query:
                 return None
             self._process.kill()
         code, text = self._process.wait(), self._text.decode(errors="replace")
+        self._close()
         if code:
             raise AwayError(_complaint(text) or f"squeue ended with exit code {code}")
         return _entries(text)
 
-    def __del__(self) -> None:
-        self._pipe.close()
-        self._process.kill()  # does nothing to one that has ended
-        self._process.wait()
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdout is not None
+    process.stdout.close()
+    process.kill()  # does nothing to one that has ended
+    process.wait()
 
 
 def _entries(text: str) -> dict[str, list[Entry]]:
-    """Read squeue's table; a name stands there twice where a job was submitted twice."""
+    """Read squeue's table; a name stands there twice where a job was submitted twice.
+
+    No row with a name of ours is left out, however odd: a job that is not in the queue would be submitted again.
+    """
     entries: dict[str, list[Entry]] = {}
     for line in text.splitlines():
-        fields = line[NAME_WIDTH:].split(maxsplit=2)
-        if line.startswith(PREFIX) and len(fields) == 3 and fields[1].isdigit():
-            entry = Entry(fields[0], int(fields[1]), fields[2].strip())
-            entries.setdefault(line[:NAME_WIDTH].strip(), []).append(entry)
+        if line.startswith(PREFIX):
+            name, state, code, reason = [*line.split(maxsplit=3), "", "", ""][:4]
+            entry = Entry(state, int(code) if code.isdecimal() else None, reason.strip())
+            entries.setdefault(name, []).append(entry)
     return entries
 
 
-def _call(words: Sequence[str]) -> None:
-    """Run a command to its end; raises LaterError or LaunchError, which say what it said."""
+def _call(words: Sequence[str], passing: Sequence[str] = PASSING) -> None:
+    """Run a command to its end; raises LaterError or LaunchError, which say what it said.
+
+    passing: in lower case, what it says when it is refused now and may not be later.
+    """
     process = _start(words)
     try:
         text = process.communicate(timeout=CALL_S)[0].decode(errors="replace")
@@ -144,17 +185,16 @@ def _call(words: Sequence[str]) -> None:
     complaint = _complaint(text) or f"exit code {process.returncode}"
     if any(sign in text.lower() for sign in AWAY):
         raise AwayError(complaint)
-    if FULL in text.lower():
+    if any(sign in text.lower() for sign in passing):
         raise LaterError(complaint)
     raise LaunchError(f"{words[0]} says: {complaint}")
 
 
 def _start(words: Sequence[str]) -> subprocess.Popen[bytes]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(UNWANTED)}
     try:
         return subprocess.Popen(
             words,
-            env=environment,
+            env=_environment(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -164,6 +204,12 @@ def _start(words: Sequence[str]) -> subprocess.Popen[bytes]:
         raise LaunchError(f'there is no program "{words[0]}" on the PATH; run this on a host of the cluster') from None
     except OSError as error:  # a machine that is short of everything
         raise AwayError(f"{words[0]} could not be started: {error}") from None
+
+
+def _environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """What a command, and by sbatch a job, finds set: not what Slurm says of an allocation that this process is in."""
+    unwanted = UNWANTED if "SLURM_JOB_ID" not in ours else (*UNWANTED, "SLURM_")
+    return {name: value for name, value in ours.items() if not name.startswith(unwanted) or name.startswith(OF_CLIENTS)}
 
 
 def _complaint(text: str) -> str:
