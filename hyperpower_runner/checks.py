@@ -48,19 +48,30 @@ def check_device(experiment: Experiment, config: ExperimentConfig) -> None:
 
 
 def check_scheduler(experiment: Experiment, config: ExperimentConfig, *, patient: bool = False) -> None:
-    """Refuse a cluster that does not take these jobs; where a search was begun (`patient`), it is said, and goes on."""
+    """Raise LaunchError where the cluster does not take these jobs.
+
+    Where a search was begun (`patient`), it is said: it goes on with the jobs in the queue, and whether the next one is
+    taken shows when it is submitted.
+    """
     if config.scheduler != "slurm":
         return
+    options = slurm.job_options(config)
     try:
-        slurm_commands.check(slurm.words_of(config))
+        slurm_commands.check(options)
         return
     except slurm_commands.LaterError as error:
-        problem = f"Slurm takes no jobs now ({error})"
+        problem, outlook = f"Slurm takes no jobs now ({error})", "waiting for it to take the jobs of this search"
     except LaunchError as error:
         problem = f"{experiment.config_file}: a job with these scheduler-args could not run: {error}"
+        if "time limit" in str(error).lower() and len(options) > len(config.scheduler_args):
+            problem += (
+                f" ({options[-1]}, in minutes, is timeout-s and the time to begin and to end;"
+                ' lower timeout-s, or set "time" in scheduler-args)'
+            )
+        outlook = "going on with the jobs that were submitted, and trying the next one all the same"
     if not patient:
         raise LaunchError(problem)
-    say(f"{problem}; waiting for it to take the jobs of this search")
+    say(f"{problem}; {outlook}")
 
 
 def tell_of_unknown(experiment: Experiment, config: ExperimentConfig) -> None:

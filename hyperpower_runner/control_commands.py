@@ -111,9 +111,9 @@ def launcher_of(
     from hyperpower_runner.launchers.local import LocalLauncher
 
     if config.scheduler == "slurm":
-        from hyperpower_runner.launchers.slurm import SlurmLauncher, words_of
+        from hyperpower_runner.launchers.slurm import SlurmLauncher, job_options
 
-        return SlurmLauncher(words_of(config), wake, config.polling_time_s, note)
+        return SlurmLauncher(job_options(config), wake, config.polling_time_s, note)
     return LocalLauncher(wake, root=root)
 
 

@@ -54,6 +54,7 @@ ROWS = [
     {"hardware.profiling"},
     {"launchers.heartbeats", "launchers.interrupts", "worker", "hardware.measuring"},
     {"launchers.local", "launchers.nursery", "launchers.slurm_commands"},
+    {"launchers.slurm_queue"},
     {"launchers.slurm"},
     {"slots", "search", "cleaning"},
     {"hyperpower_runner", "driver", "view"},
@@ -103,7 +104,7 @@ METERS = {"hardware.bench", *(f"hardware.meters.{name}" for name in ("nvml", "ra
 CLOCKS = {
     *("driver", "slots", "worker", "presence", "cli", "view", "objective", "hardware.profiling"),
     *("processes", "process_tree", "supervision"),
-    *("launchers.heartbeats", "launchers.slurm", "launchers.slurm_commands"),
+    *("launchers.heartbeats", "launchers.slurm", "launchers.slurm_commands", "launchers.slurm_queue"),
     *METERS,
 }
 CALLS = {

@@ -12,7 +12,6 @@ import contextlib
 import math
 import os
 import re
-import select
 import shlex
 import sys
 import time
@@ -27,18 +26,21 @@ from hyperpower_runner.job_files import JobFiles, is_full, read_json, write_json
 from hyperpower_runner.launchers import VANISHED, Fate, WorkerState
 from hyperpower_runner.launchers import slurm_commands as slurm
 from hyperpower_runner.launchers.heartbeats import Heartbeats
+from hyperpower_runner.launchers.slurm_queue import Queue
 from hyperpower_runner.sbatch_options import say_time
 from hyperpower_runner.trial import Status
 
-PACKAGE_PARENT = Path(__file__).parents[2]  # `python -m` looks for modules in its directory first: not in the user's
+PACKAGE_PARENT = Path(__file__).parents[2]  # as in local.py: `python -m` looks for modules in its directory first
 GRACE_S = 60.0  # for files to become visible here, and for a heartbeat, after Slurm said that a job ended
-SILENCE_S = 120.0  # a worker that Slurm calls running and that has not beaten for so long is gone
-ABSENT_S = 10.0  # for a job to appear in the queue, before it is submitted again
+SILENCE_S = 120.0  # a worker that began, is not suspended, and has not beaten for so long is gone
+# For a worker to begin where Slurm says that it runs. A node that hangs looks like one that is slow to prepare, but is
+# not to hold a slot for ever; and as an attempt is claimed once, a worker that is merely late makes nothing run twice.
+UNCLAIMED_S = 900.0
+ACCEPTED_S = 120.0  # for a job that sbatch took to appear in the queue, which some sites cache, before it is sent again
+ABSENT_S = 10.0  # likewise for one of which nobody knows whether sbatch took it
 LOOK_S = 10.0  # between two looks into the folder of a running job: a shared file system pays for each
 SPARE_S = 90.0  # for a worker to begin, and to end its script at its time limit
 PATIENCE_S = 30.0  # with a job in the queue, before the user is told why it waits
-LONGEST_PAUSE_S = 60.0  # between two calls of squeue, where they fail or are slow
-SHARE = 10.0  # Slurm's controller is left alone for so many times as long as it took to answer
 MOST_SUBMISSIONS = 3  # of one attempt, when the queue forgets them
 
 FATES = {
@@ -61,17 +63,17 @@ class _Submission:
     heard: bool = False  # whether the queue was seen since
     entry: slurm.Entry | None = None  # what the queue said of it last
     ended_s: float | None = None  # since when the queue says that it ended, or no longer lists it
+    started_s: float = math.inf  # since when it should have begun: the queue says so, and its folder can be read
     claimed: bool = False  # whether its worker began
     look_s: float = 0.0  # when its folder is looked into again
     cancelled: bool = False
-    to_cancel: bool = False  # Slurm was not there when it was asked to
     fate: Fate | None = None  # once it is gone
 
 
 class SlurmLauncher:
     """Submits workers to Slurm; finds those that an earlier driver submitted.
 
-    words: further options of sbatch, see `words_of`. wake: a descriptor that ends a `poll` early when it becomes
+    words: further options of sbatch, see `job_options`. wake: a descriptor that ends a `poll` early when it becomes
     readable, or None. polling_s: the least time between two calls of squeue. note: is told what a user should know.
     """
 
@@ -89,13 +91,12 @@ class SlurmLauncher:
         self._polling_s = polling_s
         self._note = note
         self._grace_s, self._silence_s = grace_s, silence_s
-        self._absent_s = min(ABSENT_S, grace_s)
+        self._accepted_s, self._absent_s = min(ACCEPTED_S, 2 * grace_s), min(ABSENT_S, grace_s)
         self._look_s = min(LOOK_S, grace_s / 4)
         self._heartbeats = Heartbeats(self._look_s)
         self._submissions: dict[str, _Submission] = {}  # by job folder
-        self._query: slurm.Query | None = None
-        self._asked_s = -math.inf  # when squeue was asked for what it said last
-        self._next_query_s, self._pause_s = -math.inf, polling_s
+        self._to_cancel: set[str] = set()  # names of jobs that Slurm did not cancel when it was asked to
+        self._queue = Queue(polling_s)
         self._out = False  # whether Slurm did not answer the last time
         self._told: set[str] = set()
 
@@ -105,8 +106,7 @@ class SlurmLauncher:
         if known is not None and known.attempt == attempt and known.fate is None:
             return
         token = f"{slurm.PREFIX}{int(files.folder.name)}-{os.urandom(8).hex()}"
-        record = {"scheduler": "slurm", "attempt": attempt, "token": token, "submitted_s": time.time()}
-        write_json(files.launch, record)
+        write_json(files.launch, {"attempt": attempt, "token": token})
         now_s = time.monotonic()
         submission = self._submissions[str(files.folder)] = _Submission(token, attempt, now_s, now_s)
         self._heartbeats.forget(files)
@@ -118,11 +118,11 @@ class SlurmLauncher:
         for files in jobs.values():
             self._submission(files)  # before Slurm is asked, so that the first answer tells of all
         while True:
-            self._ask()
+            self._hear_all()
             states = {job_id: self._state(files) for job_id, files in jobs.items()}
-            unasked = self._asked_s == -math.inf and not self._out and WorkerState.UNKNOWN in states.values()
+            unasked = self._queue.asked_s == -math.inf and not self._out and WorkerState.UNKNOWN in states.values()
             left_s = math.inf if unasked else until_s - time.monotonic()
-            if left_s <= 0 or WorkerState.GONE in states.values() or self._sleep(left_s):
+            if left_s <= 0 or WorkerState.GONE in states.values() or self._queue.wait(left_s, self._wake):
                 return states
 
     def fate(self, files: JobFiles) -> Fate:
@@ -137,8 +137,9 @@ class SlurmLauncher:
                 raise
         submission = self._submission(files)
         if submission is not None and submission.ended_s is None:
-            submission.cancelled = submission.to_cancel = True
-            self._scancel(submission)
+            submission.cancelled = True
+            self._scancel(submission.token)
+            self._queue.hurry()
 
     # --- what Slurm is told
 
@@ -146,11 +147,13 @@ class SlurmLauncher:
         """Submit a worker; where Slurm does not take it now, a later poll does so again. Raises LaunchError."""
         root, job_id = files.folder.parent.parent.resolve(), files.folder.name
         command = [sys.executable, "-m", "hyperpower_runner.worker", str(root), job_id, str(submission.attempt)]
-        output = str(root / "jobs" / job_id / files.output.name).replace("%", "%%")  # sbatch knows patterns such as %j
+        output = slurm.filename_pattern(str(root / "jobs" / job_id / files.output.name))
         words = ["--output", output, "--open-mode", "append", "--chdir", str(PACKAGE_PARENT)]
+        patience_s = self._absent_s
         try:
             slurm.submit([*self._words, *words], submission.token, f"exec {shlex.join(command)}")
             submission.submissions += 1
+            patience_s = self._accepted_s
         except slurm.AwayError as error:
             self._miss(error)
         except slurm.LaterError as error:
@@ -160,15 +163,16 @@ class SlurmLauncher:
             self._forget(files)
             raise
         submission.since_s, submission.heard = time.monotonic(), False
-        submission.again_s = submission.since_s + self._absent_s
+        submission.again_s = submission.since_s + patience_s
 
-    def _scancel(self, submission: _Submission) -> None:
-        """Cancel a job; where Slurm does not do it now, a later poll asks again."""
+    def _scancel(self, token: str) -> None:
+        """Cancel a job; where Slurm does not do it now, a later poll asks again, also when another attempt is made."""
+        self._to_cancel.add(token)
         if self._out:
             return
         try:
-            slurm.cancel(submission.token)
-            submission.to_cancel = False
+            slurm.cancel(token)
+            self._to_cancel.discard(token)
         except slurm.AwayError as error:
             self._miss(error)
         except (slurm.LaterError, LaunchError) as error:  # it may be about to end by itself
@@ -176,29 +180,25 @@ class SlurmLauncher:
 
     # --- what Slurm tells
 
-    def _ask(self) -> None:
-        """Call squeue when it is time to, and take its answer when there is one."""
+    def _hear_all(self) -> None:
+        """Take in what the queue says, where it says something now."""
         try:
-            if self._query is None:
-                if time.monotonic() < self._next_query_s:
-                    return
-                self._query = slurm.Query()
-            answer = self._query.advance()
+            answer = self._queue.look()
         except slurm.AwayError as error:
             self._miss(error)
-            self._pause_s = min(2 * self._pause_s, max(self._polling_s, LONGEST_PAUSE_S))
-        else:
-            if answer is None:
-                return
-            if self._out:
-                self._note("Slurm answers again.")
-            self._out, self._asked_s = False, self._query.asked_s
-            took_s = time.monotonic() - self._asked_s
-            self._pause_s = max(self._polling_s, min(SHARE * took_s, LONGEST_PAUSE_S))
-            for submission in self._submissions.values():
-                self._hear(submission, answer.get(submission.token, []))
-        self._query = None
-        self._next_query_s = time.monotonic() + self._pause_s
+            return
+        if answer is None:
+            return
+        if self._out:
+            self._note("Slurm answers again.")
+        self._out = False
+        for submission in self._submissions.values():
+            self._hear(submission, answer.get(submission.token, []))
+        for token in sorted(self._to_cancel):
+            if token in answer and all(entry.ended for entry in answer[token]):
+                self._to_cancel.discard(token)
+            else:
+                self._scancel(token)
 
     def _miss(self, error: slurm.AwayError) -> None:
         """Slurm is not there: until it is, nothing is known of its jobs."""
@@ -208,18 +208,18 @@ class SlurmLauncher:
 
     def _hear(self, submission: _Submission, entries: Sequence[slurm.Entry]) -> None:
         """Take in what the queue says of one job."""
-        if self._asked_s <= submission.since_s:
+        if self._queue.asked_s <= submission.since_s:
             return  # it was asked before the job was submitted
         submission.heard = True
         # Of a job that was submitted twice, the one that runs counts; of those that ended, not the one that went home.
         told = max(entries, key=lambda entry: (not entry.ended, entry.state != "COMPLETED"), default=None)
         submission.entry = told or submission.entry
+        started = told is not None and told.started
+        submission.started_s = min(submission.started_s, time.monotonic()) if started else math.inf
         if told is not None and not told.ended:
             submission.ended_s = None
         elif (submission.entry is not None or submission.claimed) and submission.ended_s is None:
             submission.ended_s, submission.look_s = time.monotonic(), -math.inf
-        if submission.to_cancel:
-            self._scancel(submission)
 
     # --- what that means
 
@@ -236,43 +236,57 @@ class SlurmLauncher:
             if files.result.name in names:
                 self._forget(files)
                 return WorkerState.GONE
+            if not names:  # the file system is away
+                submission.started_s = max(submission.started_s, now_s)
         if submission.fate is None and not self._out:
-            submission.fate = self._fate(files, submission, now_s)
+            submission.fate = self._follow_up(files, submission, now_s)
         if submission.fate is not None:
             return WorkerState.GONE
         known = submission.entry is not None or submission.submissions
         return WorkerState.ALIVE if known and not self._out else WorkerState.UNKNOWN
 
-    def _fate(self, files: JobFiles, submission: _Submission, now_s: float) -> Fate | None:
-        """Why the worker of a job without a result is gone; None while it may yet live."""
+    def _follow_up(self, files: JobFiles, submission: _Submission, now_s: float) -> Fate | None:
+        """Submit a job without a result that the queue forgot again, and cancel one whose worker hangs.
+
+        Returns why its worker is gone; None while it may yet live.
+        """
         entry = submission.entry
         if entry is None and not submission.claimed:
-            return self._fate_unseen(files, submission)
+            return self._submit_again(files, submission)
         if submission.ended_s is not None:
             over_s = min(now_s - submission.ended_s, self._heartbeats.silent_s(files))
             if over_s >= self._grace_s or (submission.cancelled and not submission.claimed):
                 return _fate_of(files, entry, submission.claimed)
         elif entry is None:
             return None  # the queue has not been heard since it began
-        elif entry.state != "RUNNING" or not submission.claimed:
-            self._heartbeats.forget(files)  # one that is suspended, or has not begun, does not beat
-            if entry.state == "PENDING" and now_s - submission.since_s > PATIENCE_S:
-                self._tell(f"job {int(files.folder.name)}", f"waits in the queue of Slurm: {entry.reason}")
-        elif self._heartbeats.silent_s(files) >= self._silence_s:
-            submission.to_cancel = True
-            self._scancel(submission)
-            return Fate(f"its worker gave no sign of life for {self._silence_s:g} s, although Slurm says that it runs")
+        elif entry.suspended:
+            self._heartbeats.forget(files)
+        elif submission.claimed:
+            if self._heartbeats.silent_s(files) >= self._silence_s:
+                clause = f"its worker gave no sign of life for {self._silence_s:g} s, although Slurm says {entry.state}"
+                return self._abandon(submission, clause)
+        elif entry.waits and now_s - submission.since_s > PATIENCE_S:
+            why = entry.reason if entry.state == "PENDING" else f"{entry.state} {entry.reason}".strip()
+            self._tell(f"job {int(files.folder.name)}", f"waits in the queue of Slurm: {why}")
+        elif now_s - submission.started_s >= UNCLAIMED_S:
+            clause = f"its worker did not begin within {UNCLAIMED_S / 60:g} min, although Slurm says {entry.state}"
+            return self._abandon(submission, f"{clause}; does its node hang, or not reach {files.folder}?")
         return None
 
-    def _fate_unseen(self, files: JobFiles, submission: _Submission) -> Fate | None:
-        """Submit a job that is not in the queue again, unless it was cancelled meanwhile, or too often."""
+    def _submit_again(self, files: JobFiles, submission: _Submission) -> Fate | None:
+        """Submit a job that is not in the queue again; returns why not, if it was cancelled, or submitted too often."""
         if submission.heard and submission.cancelled:
             return FATES["CANCELLED"]
-        if submission.heard and self._asked_s >= submission.again_s:
+        if submission.heard and self._queue.asked_s >= submission.again_s:
             if submission.submissions >= MOST_SUBMISSIONS:
-                return Fate(f"Slurm took it {submission.submissions} times, but does not list it")
+                return self._abandon(submission, f"Slurm took it {submission.submissions} times, but does not list it")
             self._sbatch(files, submission)
         return None
+
+    def _abandon(self, submission: _Submission, clause: str) -> Fate:
+        """Cancel a job that another attempt may replace, for the reason given."""
+        self._scancel(submission.token)
+        return Fate(clause)
 
     def _state_unlisted(self, files: JobFiles) -> WorkerState:
         """Of a worker that no launcher of this kind started, there are but its files."""
@@ -307,16 +321,8 @@ class SlurmLauncher:
         self._submissions.pop(str(files.folder), None)
         self._heartbeats.forget(files)
 
-    def _sleep(self, left_s: float) -> bool:
-        """Wait for squeue's answer, or until it is to be called again; True where the wake descriptor ended it."""
-        until_s = self._next_query_s if self._query is None else self._query.until_s
-        descriptors = (self._wake, self._query.wake if self._query is not None else None)
-        watched = [descriptor for descriptor in descriptors if descriptor is not None]
-        readable, _, _ = select.select(watched, [], [], max(0.0, min(left_s, until_s - time.monotonic())))
-        return self._wake in readable
 
-
-def words_of(config: ExperimentConfig) -> list[str]:
+def job_options(config: ExperimentConfig) -> list[str]:
     """The options that all workers of an experiment are submitted with: the user's, and a limit of time."""
     words = list(config.scheduler_args)
     if config.timeout_s is not None and not say_time(words):
@@ -330,7 +336,7 @@ def _fate_of(files: JobFiles, entry: slurm.Entry | None, claimed: bool) -> Fate:
     """What Slurm's last word on a job means, where no result was left."""
     if entry is None or not entry.ended:
         return Fate("its worker vanished, and so did its job from the queue of Slurm")
-    if entry.state in FATES:
+    if entry.state in FATES and (claimed or entry.state != "TIMEOUT"):  # which says nothing of params never tried
         return FATES[entry.state]
     if claimed:
         return Fate(f"its worker vanished (Slurm says {entry.how})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import re
 import shlex
@@ -21,9 +22,9 @@ from hyperpower_runner.checks import check_scheduler
 from hyperpower_runner.config import parse
 from hyperpower_runner.errors import LaunchError
 from hyperpower_runner.job_files import JobFiles, read_json, write_json
-from hyperpower_runner.launchers import Fate, WorkerState, slurm_commands
+from hyperpower_runner.launchers import Fate, WorkerState, slurm_commands, slurm_queue
 from hyperpower_runner.launchers import slurm as slurm_module
-from hyperpower_runner.launchers.slurm import SlurmLauncher, words_of
+from hyperpower_runner.launchers.slurm import SlurmLauncher, job_options
 from hyperpower_runner.trial import Job, Status
 
 LIMIT_S = 60.0  # for what takes a second
@@ -64,6 +65,10 @@ class StandIns:
         path = self.folder / f"{name}.calls"
         return len(path.read_text().splitlines()) if path.exists() else 0
 
+    def set_for(self, name: str) -> set[str]:
+        """The names of the environment variables that a program found."""
+        return {line.partition("=")[0] for line in (self.folder / f"{name}.env").read_text().splitlines()}
+
     def words(self, name: str) -> list[str]:
         return (self.folder / f"{name}.words").read_text().splitlines()
 
@@ -97,7 +102,7 @@ def notes() -> Notes:
 
 @pytest.fixture
 def make(notes: Notes, monkeypatch: pytest.MonkeyPatch) -> Callable[..., SlurmLauncher]:
-    monkeypatch.setattr(slurm_module, "SHARE", 0.0)  # a stand-in may be asked as often as one likes
+    monkeypatch.setattr(slurm_queue, "SHARE", 0.0)  # a stand-in may be asked as often as one likes
 
     def make(words: Sequence[str] = (), **options: Any) -> SlurmLauncher:
         return SlurmLauncher(words, **{"polling_s": 0.02, "grace_s": 0.2, "note": notes.append, **options})
@@ -168,18 +173,24 @@ def test_a_worker_is_submitted_under_a_name_that_is_on_disk_before(
     command = [sys.executable, "-m", "hyperpower_runner.worker", str(root), "000007", "3"]
     assert shlex.split(given["--wrap"]) == ["exec", *command]
     assert read_json(stand_ins.folder / "launch.before") == read_json(files.launch)
-    record = read_json(files.launch) or {}
-    assert (record["scheduler"], record["attempt"]) == ("slurm", 3)
+    assert (read_json(files.launch) or {})["attempt"] == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("100 %j $HOME 'quoted'", "100 %%j $HOME 'quoted'"),
+        (r"100 %j back\slash", r"100 %j back\\slash"),  # beside which sbatch knows no patterns
+    ],
+)
 def test_a_path_with_signs_of_the_shell_and_of_sbatch_is_taken_as_it_is(
-    stand_ins: StandIns, tmp_path: Path, make: Make
+    stand_ins: StandIns, tmp_path: Path, make: Make, name: str, pattern: str
 ) -> None:
-    experiment = make_experiment(tmp_path / "100 %j $HOME 'quoted'")
+    experiment = make_experiment(tmp_path / name)
     experiment.write_job(Job(job_id=7, params={}, seed=0, command=["true"]))
     make().submit(experiment.job_files(7), 1)
     words = stand_ins.words("sbatch")
-    assert words[words.index("--output") + 1] == str(experiment.job_files(7).output).replace("%", "%%")
+    assert words[words.index("--output") + 1] == str(experiment.job_files(7).output).replace(name, pattern)
     assert str(experiment.root) in shlex.split(words[-1])
 
 
@@ -213,16 +224,27 @@ def test_one_squeue_tells_of_all_jobs_and_of_the_users_own_only(
 def test_the_users_settings_of_squeue_and_the_like_change_nothing(
     stand_ins: StandIns, files: JobFiles, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("SQUEUE_PARTITION", "SQUEUE_FORMAT", "SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_ACCOUNT"):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    clusters, logs = ("SBATCH_CLUSTERS", "SLURM_CLUSTERS"), ("SBATCH_OUTPUT", "SBATCH_ERROR")
+    unwanted = {"SQUEUE_PARTITION", "SQUEUE_FORMAT", "SBATCH_ARRAY_INX", "SBATCH_WAIT", *clusters, *logs}
+    for name in (*unwanted, "SBATCH_ACCOUNT", "SLURM_TIME_FORMAT"):
         monkeypatch.setenv(name, "mine")
     launcher = make()
     launcher.submit(files, 1)
     watch(launcher, files, 1, stand_ins)
-    assert "SQUEUE_" not in (stand_ins.folder / "squeue.env").read_text()
-    environment = (stand_ins.folder / "sbatch.env").read_text()
-    assert "SBATCH_ACCOUNT=mine" in environment
-    assert "SBATCH_WAIT" not in environment
-    assert "SBATCH_ARRAY" not in environment
+    assert not unwanted & stand_ins.set_for("squeue")
+    assert not unwanted & stand_ins.set_for("sbatch")
+    assert {"SBATCH_ACCOUNT", "SLURM_TIME_FORMAT"} <= stand_ins.set_for("sbatch")
+
+
+def test_a_job_learns_nothing_of_the_allocation_that_its_driver_runs_in(
+    stand_ins: StandIns, files: JobFiles, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By sbatch it would inherit the variables, and its srun would obey them."""
+    for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_MEM_PER_CPU", "SLURM_CONF", "SLURM_JWT"):
+        monkeypatch.setenv(name, "1")
+    make().submit(files, 1)
+    assert {name for name in stand_ins.set_for("sbatch") if name.startswith("SLURM_")} == {"SLURM_CONF", "SLURM_JWT"}
 
 
 def test_ctrl_c_in_a_terminal_reaches_none_of_slurms_commands(stand_ins: StandIns, files: JobFiles, make: Make) -> None:
@@ -252,10 +274,23 @@ def test_a_refusal_is_told_in_slurms_words_and_leaves_no_trace(
     assert launcher.poll({7: files}, 0.0) == {7: WorkerState.GONE}
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_without_slurm_it_says_so(files: JobFiles, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(LaunchError, match='no program "sbatch" on the PATH'):
         make().submit(files, 1)
+    with pytest.raises(LaunchError, match='no program "squeue" on the PATH'):
+        make().poll({7: files}, 0.0)
+    gc.collect()
+
+
+def test_a_squeue_that_nobody_waits_for_any_more_is_ended(stand_ins: StandIns) -> None:
+    stand_ins.says("squeue", before="echo $$ >pid; exec sleep 600")
+    query = slurm_commands.Query()
+    wait_until(lambda: (stand_ins.folder / "pid").exists() and (stand_ins.folder / "pid").read_text())
+    del query
+    gc.collect()
+    assert not Path("/proc", (stand_ins.folder / "pid").read_text().strip()).exists()
 
 
 def test_a_machine_that_cannot_start_a_process_now_may_later(
@@ -292,6 +327,7 @@ def test_whatever_has_not_ended_is_alive(stand_ins: StandIns, files: JobFiles, m
     ("state", "code", "claimed", "status", "clause"),
     [
         ("TIMEOUT", 15, True, Status.TIMED_OUT, "time limit"),
+        ("TIMEOUT", 15, False, None, "ended before it began (Slurm says TIMEOUT"),
         ("DEADLINE", 1, False, Status.TIMED_OUT, "deadline"),
         ("CANCELLED", 0, True, Status.CANCELLED, "cancelled in Slurm"),
         ("CANCELLED", 0, False, Status.CANCELLED, "cancelled in Slurm"),
@@ -323,6 +359,20 @@ def test_what_ended_without_a_result_has_its_fate(
     until(launcher, files, WorkerState.GONE)
     assert launcher.fate(files).status is status
     assert clause in launcher.fate(files).clause
+
+
+@pytest.mark.parametrize(
+    "rest", ["RUNNING              0", "RUNNING              -2         None", "RUNNING", "", "RUNNING  0:0  None"]
+)
+def test_a_job_with_an_odd_row_is_in_the_queue_all_the_same(
+    stand_ins: StandIns, files: JobFiles, make: Make, rest: str
+) -> None:
+    launcher = make()
+    launcher.submit(files, 1)
+    stand_ins.says("squeue", f"{token_of(files):60} {rest}")
+    over(launcher, files, 1.0)  # five graces
+    assert launcher.poll({7: files}, 0.0) == {7: WorkerState.ALIVE}
+    assert stand_ins.calls("sbatch") == 1
 
 
 def test_what_slurm_says_more_than_it_should_is_passed_over(stand_ins: StandIns, files: JobFiles, make: Make) -> None:
@@ -377,31 +427,85 @@ def test_a_worker_that_beats_lives_whatever_slurm_says(
     assert ("NODE_FAIL" if listed else "from the queue") in launcher.fate(files).clause
 
 
-def test_a_worker_that_slurm_calls_running_and_that_does_not_beat_is_cancelled(
-    stand_ins: StandIns, files: JobFiles, make: Make
+@pytest.mark.parametrize("state", ["RUNNING", "COMPLETING", "REQUEUE_HOLD"])
+def test_a_worker_that_slurm_does_not_call_ended_and_that_does_not_beat_is_cancelled(
+    stand_ins: StandIns, files: JobFiles, make: Make, state: str
 ) -> None:
     launcher = make(silence_s=0.3)
     launcher.submit(files, 1)
-    stand_ins.lists((token_of(files), "RUNNING", 0, "None"))
+    stand_ins.lists((token_of(files), state, 0, "None"))
     assert over(launcher, files, 1.0) == {WorkerState.ALIVE}  # it has not begun
     write_json(files.attempt(1), {"pid": 1})
     assert over(launcher, files, 1.0, files.heartbeat.touch) == {WorkerState.ALIVE}
     until(launcher, files, WorkerState.GONE)
-    assert "no sign of life" in launcher.fate(files).clause
+    assert f"no sign of life for 0.3 s, although Slurm says {state}" in launcher.fate(files).clause
     assert stand_ins.words("scancel") == ["--name", token_of(files)]
     stand_ins.lists((token_of(files), "CANCELLED", 0, "None"))
     over(launcher, files, 0.2)
     assert launcher.fate(files).status is None  # it was not a user who cancelled it
 
 
-def test_a_suspended_worker_does_not_have_to_beat(stand_ins: StandIns, files: JobFiles, make: Make) -> None:
+@pytest.mark.parametrize("state", ["RUNNING", "COMPLETING"])
+def test_a_worker_that_does_not_begin_for_long_is_cancelled_and_may_be_tried_again(
+    stand_ins: StandIns, files: JobFiles, make: Make, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    launcher = make()
+    launcher.submit(files, 1)
+    token = token_of(files)
+    stand_ins.lists((token, "PENDING", 0, "Resources"))
+    watch(launcher, files, 2, stand_ins)
+    monkeypatch.setattr(slurm_module, "UNCLAIMED_S", 0.3)
+    assert over(launcher, files, 1.0) == {WorkerState.ALIVE}  # in the queue it may wait as long as it likes
+    stand_ins.lists((token, state, 0, "None"))
+    until(launcher, files, WorkerState.GONE)
+    assert f"its worker did not begin within 0.005 min, although Slurm says {state}" in launcher.fate(files).clause
+    assert launcher.fate(files).status is None
+    assert stand_ins.words("scancel") == ["--name", token]
+    launcher.submit(files, 1)
+    assert token_of(files) != token
+
+
+def test_a_worker_whose_claim_cannot_be_seen_may_have_begun(
+    stand_ins: StandIns, files: JobFiles, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file system is away from here."""
+    monkeypatch.setattr(slurm_module, "UNCLAIMED_S", 0.3)
+    launcher = make()
+    launcher.submit(files, 1)
+    monkeypatch.setattr(slurm_module, "_names_in", lambda folder: set())
+    stand_ins.lists((token_of(files), "RUNNING", 0, "None"))
+    assert over(launcher, files, 1.0) == {WorkerState.ALIVE}
+
+
+def test_what_is_given_up_while_slurm_cannot_cancel_it_is_cancelled_later(
+    stand_ins: StandIns, files: JobFiles, make: Make
+) -> None:
+    """Although another attempt was submitted since."""
+    launcher = make(silence_s=0.1)
+    launcher.submit(files, 1)
+    first = token_of(files)
+    write_json(files.attempt(1), {"pid": 1})
+    stand_ins.says("scancel", "scancel: error: Kill job error: Socket timed out on send/recv operation", 1)
+    stand_ins.lists((first, "RUNNING", 0, "None"))
+    until(launcher, files, WorkerState.GONE)
+    launcher.submit(files, 2)
+    stand_ins.says("scancel")
+    tried = stand_ins.calls("scancel")
+    wait_until(lambda: launcher.poll({7: files}, 0.01) and stand_ins.calls("scancel") > tried)
+    assert stand_ins.words("scancel") == ["--name", first]
+    watch(launcher, files, 5, stand_ins)
+    assert stand_ins.calls("scancel") == tried + 1
+
+
+@pytest.mark.parametrize("state", ["SUSPENDED", "STOPPED"])
+def test_a_suspended_worker_does_not_have_to_beat(stand_ins: StandIns, files: JobFiles, make: Make, state: str) -> None:
     launcher = make(silence_s=1.0)
     launcher.submit(files, 1)
     write_json(files.attempt(1), {"pid": 1})
     stand_ins.lists((token_of(files), "RUNNING", 0, "None"))
     over(launcher, files, 0.3, files.heartbeat.touch)
     over(launcher, files, 0.2)  # the last touch is seen
-    stand_ins.lists((token_of(files), "SUSPENDED", 0, "None"))
+    stand_ins.lists((token_of(files), state, 0, "None"))
     assert over(launcher, files, 1.5) == {WorkerState.ALIVE}
     stand_ins.lists((token_of(files), "RUNNING", 0, "None"))
     assert watch(launcher, files, 2, stand_ins) == {WorkerState.ALIVE}  # nor at once when it goes on
@@ -420,7 +524,11 @@ def test_why_a_job_waits_is_told_once(
     watch(launcher, files, 5, stand_ins)
     stand_ins.lists((token_of(files), "PENDING", 0, "Priority"))
     watch(launcher, files, 5, stand_ins)
-    assert notes == [f"job 7 waits in the queue of Slurm: {reason}" for reason in ("Resources", "Priority")]
+    for held in ("REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"):
+        stand_ins.lists((token_of(files), held, 0, "JobHeldAdmin"))
+        watch(launcher, files, 5, stand_ins)
+    reasons = ["Resources", "Priority", *(f"{held} JobHeldAdmin" for held in ("REQUEUE_HOLD", "SPECIAL_EXIT"))]
+    assert notes == [f"job 7 waits in the queue of Slurm: {why}" for why in (*reasons, "RESV_DEL_HOLD JobHeldAdmin")]
 
 
 # --- when it does not answer
@@ -452,12 +560,30 @@ def test_an_outage_is_no_end_and_slurm_is_asked_less_and_less(
 def test_a_slow_controller_is_left_alone_for_longer(
     stand_ins: StandIns, files: JobFiles, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slurm_module, "SHARE", 10.0)
+    monkeypatch.setattr(slurm_queue, "SHARE", 1000.0)
     launcher = make()
     launcher.submit(files, 1)
     stand_ins.says("squeue", f"{token_of(files):60} RUNNING 0 None\n", before="sleep 0.3")
-    assert over(launcher, files, 2.5) == {WorkerState.ALIVE}
-    assert stand_ins.calls("squeue") == 1  # the next after three seconds
+    until_s = time.monotonic() + 1.5
+    while time.monotonic() < until_s:
+        assert launcher.poll({7: files}, 0.1) == {7: WorkerState.ALIVE}
+    assert stand_ins.calls("squeue") == 1  # the next after five minutes
+    launcher.cancel(files, "no longer wanted")  # whose end is waited for
+    watch(launcher, files, 1, stand_ins)
+
+
+def test_what_a_driver_does_meanwhile_is_no_slowness_of_the_controller(
+    stand_ins: StandIns, files: JobFiles, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = make()
+    launcher.submit(files, 1)
+    launcher.poll({7: files}, 0.0)  # squeue is called, and answers at once
+    now = time.monotonic
+    with monkeypatch.context() as patched:
+        patched.setattr(slurm_queue, "SHARE", 10.0)
+        patched.setattr(time, "monotonic", lambda: now() + 4.0)  # so long it takes to propose a job
+        wait_until(lambda: launcher.poll({7: files}, 0.0) and launcher._queue.asked_s > 0)
+    assert launcher._queue._pause_s < 10.0  # instead of 40
 
 
 def test_a_squeue_that_hangs_holds_nothing_up(
@@ -501,8 +627,21 @@ def test_what_could_not_be_submitted_is_when_slurm_answers_again(
     assert len(notes) == 2  # does not answer, answers again
 
 
-def test_a_full_queue_is_waited_for(stand_ins: StandIns, files: JobFiles, make: Make, notes: Notes) -> None:
-    said = "sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed: Job violates policy"
+@pytest.mark.parametrize(
+    "why",
+    [
+        "QOSMaxSubmitJobPerUserLimit",
+        "AssocGrpSubmitJobsLimit",
+        "QOSGrpSubmitJobsLimit",
+        "Required partition not available (inactive or drain)",
+        "Requested node configuration is not available",
+        "I/O error writing script/environment to file",
+    ],
+)
+def test_a_refusal_that_passes_is_waited_for(
+    stand_ins: StandIns, files: JobFiles, make: Make, notes: Notes, why: str
+) -> None:
+    said = f"sbatch: error: {why}\nsbatch: error: Batch job submission failed: Job violates policy"
     launcher = make()
     stand_ins.says("sbatch", said, 1)
     launcher.submit(files, 1)
@@ -510,7 +649,7 @@ def test_a_full_queue_is_waited_for(stand_ins: StandIns, files: JobFiles, make: 
     assert over(launcher, files, 1.0) == {WorkerState.UNKNOWN}
     assert 1 < stand_ins.calls("sbatch") <= 6
     assert len(notes) == 1
-    assert "takes no more jobs now (QOSMaxSubmitJobPerUserLimit; " in notes[0]
+    assert f"takes no more jobs now ({why}; " in notes[0]
     stand_ins.says("sbatch")
     until(launcher, files, WorkerState.ALIVE)
 
@@ -554,8 +693,26 @@ def test_a_job_that_slurm_forgets_again_and_again_is_gone(stand_ins: StandIns, f
     until(launcher, files, WorkerState.GONE)
     assert stand_ins.calls("sbatch") == slurm_module.MOST_SUBMISSIONS
     assert "does not list it" in launcher.fate(files).clause
+    assert stand_ins.words("scancel") == ["--name", token_of(files)]  # it may be there, and run some day
     launcher.submit(files, 1)  # the driver's retry
     assert stand_ins.calls("sbatch") == slurm_module.MOST_SUBMISSIONS + 1
+
+
+@pytest.mark.parametrize("answer", ["", "sbatch: error: Batch job submission failed: Socket timed out"])
+def test_a_job_that_sbatch_took_may_appear_late_in_the_queue(
+    stand_ins: StandIns, files: JobFiles, make: Make, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    """squeue may answer from a cache; where the answer of sbatch was lost, a job is rather not there at all."""
+    monkeypatch.setattr(slurm_module, "ABSENT_S", 0.1)
+    launcher = make(grace_s=3600.0)
+    stand_ins.says("sbatch", answer, int(bool(answer)))
+    stand_ins.lists()
+    launcher.submit(files, 1)
+    stand_ins.says("sbatch")
+    if answer:
+        wait_until(lambda: launcher.poll({7: files}, 0.01) and stand_ins.calls("sbatch") == 2)
+    assert over(launcher, files, 1.0) == {WorkerState.ALIVE}
+    assert stand_ins.calls("sbatch") == (2 if answer else 1)
 
 
 def test_of_a_job_that_began_before_the_queue_was_heard_nothing_is_concluded(
@@ -704,7 +861,7 @@ def test_a_job_that_is_cancelled_before_it_was_submitted_never_is(
 )
 def test_slurm_grants_a_little_more_than_timeout_s(changes: dict[str, Any], words: list[str]) -> None:
     """So much that the worker comes first; and time for the network of a completed job to be measured."""
-    assert words_of(parse({**CONFIG, "scheduler": "slurm", **changes})) == words
+    assert job_options(parse({**CONFIG, "scheduler": "slurm", **changes})) == words
 
 
 def test_slurm_is_asked_before_a_search_begins(
@@ -718,8 +875,32 @@ def test_slurm_is_asked_before_a_search_begins(
     with pytest.raises(LaunchError, match=r"config\.json: .*sbatch says: allocation failure: Invalid partition name"):
         check_scheduler(experiment, config)
     check_scheduler(experiment, config, patient=True)
-    assert "Invalid partition name specified; waiting for it" in capsys.readouterr().err
+    assert "Invalid partition name specified; going on with the jobs that were sub" in capsys.readouterr().err
+    stand_ins.says("sbatch", "allocation failure: Requested node configuration is not available\n", 1)
+    with pytest.raises(LaunchError, match=r"could not run: .*Requested node configuration"):  # most likely for ever
+        check_scheduler(experiment, config)
     stand_ins.away()
     with pytest.raises(LaunchError, match=r"Slurm takes no jobs now .Unable to contact slurm controller"):
         check_scheduler(experiment, config)
+    check_scheduler(experiment, config, patient=True)
+    assert "waiting for it to take the jobs" in capsys.readouterr().err
     check_scheduler(experiment, make_experiment(tmp_path / "local").read_config())  # needs no Slurm
+
+
+@pytest.mark.parametrize(
+    ("changes", "blamed"),
+    [
+        ({"timeout-s": 600}, True),
+        ({"timeout-s": 600, "scheduler-args": {"time": "20"}}, False),
+        ({}, False),
+    ],
+)
+def test_a_limit_of_time_that_the_launcher_chose_is_not_taken_for_the_users(
+    stand_ins: StandIns, tmp_path: Path, changes: dict[str, Any], blamed: bool
+) -> None:
+    experiment = make_experiment(tmp_path / "search", scheduler="slurm", **changes)
+    stand_ins.says("sbatch", "allocation failure: Requested time limit is invalid (missing or exceeds some limit)", 1)
+    with pytest.raises(LaunchError, match="Requested time limit is invalid") as refused:
+        check_scheduler(experiment, experiment.read_config())
+    assert ("(--time=12, in minutes, is timeout-s and the time to begin" in str(refused.value)) is blamed
+    assert ('set "time" in scheduler-args' in str(refused.value)) is blamed

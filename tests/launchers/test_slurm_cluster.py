@@ -21,7 +21,7 @@ from hyperpower_runner.driver import Driver, Why
 from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.job_files import read_json
 from hyperpower_runner.launchers import WorkerState
-from hyperpower_runner.launchers.slurm import SlurmLauncher, words_of
+from hyperpower_runner.launchers.slurm import SlurmLauncher, job_options
 from hyperpower_runner.trial import Status
 
 pytestmark = pytest.mark.slurm
@@ -106,7 +106,7 @@ def drive(
     """Run a search in this process, with short graces; `step` is called at each tick of its driver."""
     config, seen = experiment.read_config(), Recorder()
     seen.on_tick = lambda summary: step(seen)
-    launcher = SlurmLauncher(words_of(config), None, 0.1, seen.note, grace_s, **others)
+    launcher = SlurmLauncher(job_options(config), None, 0.1, seen.note, grace_s, **others)
     with experiment.lock():
         return Driver(experiment, config, experiment.read_models(config), launcher, seen).run().why, seen
 
@@ -132,10 +132,27 @@ def test_a_search_on_slurm_proposes_what_a_local_one_does(cluster: Cluster, tmp_
 def test_a_script_has_the_cores_that_slurm_gave_its_job(cluster: Cluster, tmp_path: Path) -> None:
     script = "import os; print('{\"error\": %s}' % os.environ['OMP_NUM_THREADS'])"
     experiment = make(tmp_path, script, budget={"evaluations": 1}, **{"scheduler-args": {"cpus-per-task": 2}})
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as on many a login node
     subprocess.run(command_line("run", tmp_path), env=environment, check=True, capture_output=True)
     assert results(experiment)[1].metrics["error"] == 2
     assert [trial.job.threads for trial in experiment.read_history()] == [None]
+
+
+def test_a_job_knows_nothing_of_the_allocation_that_its_driver_runs_in(cluster: Cluster, tmp_path: Path) -> None:
+    script = "import os; print('{\"error\": %s}' % os.environ['SLURM_JOB_ID']); assert 'SLURM_NTASKS' not in os.environ"
+    experiment = make(tmp_path, script, budget={"evaluations": 1})
+    allocated = ["salloc", "-Q", "-n", "3", *command_line("run", tmp_path)]
+    done = subprocess.run(allocated, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    assert statuses(experiment) == [Status.COMPLETED]
+
+
+@pytest.mark.parametrize("name", ["100 %j", r"100 %j back\slash"])
+def test_a_directory_may_have_any_name(cluster: Cluster, tmp_path: Path, name: str) -> None:
+    experiment = make(tmp_path / name, budget={"evaluations": 1}, **{"max-retries": 0})
+    done = run_command("run", experiment.root)
+    assert done.returncode == 0, done.stderr
+    assert statuses(experiment) == [Status.COMPLETED]
 
 
 def test_jobs_go_to_the_partition_of_the_scheduler_args(cluster: Cluster, tmp_path: Path) -> None:
