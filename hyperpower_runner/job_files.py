@@ -104,11 +104,6 @@ def make_folder(path: Path) -> None:
         fsync_directory(path.parent)
 
 
-def is_full(error: OSError) -> bool:
-    """Whether a write failed for want of room: it may succeed later."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
 def fsync_directory(path: Path) -> None:
     """Make a rename or a new name in `path` survive a power loss."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -336,6 +331,14 @@ class JobFiles:
         while self.attempt(number + 1).exists():
             number += 1
         return number
+
+    def request_stop(self, reason: str) -> None:
+        """Ask whoever runs the job to end it. No error where there is no room or no folder: a signal must do then."""
+        try:
+            write_text(self.stop, reason + "\n")
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOENT):
+                raise
 
     def claim(self, attempt: int) -> dict[str, Any] | None:
         """Who claimed an attempt; None for one that nobody did, nothing of whom where that cannot be read."""

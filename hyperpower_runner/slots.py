@@ -6,7 +6,6 @@ only when a slot is given to it, so a resumed search never runs more at a time t
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -92,7 +91,7 @@ class Slots:
         """Cancel what is left to cancel; raises OSError where the directory does not take the request."""
         for job_id in sorted(self._to_cancel):
             if job_id in self.active and self.cancelled is not None:
-                self._cancel(job_id, self.cancelled)
+                self.launcher.cancel(self.experiment.job_files(job_id), self.cancelled)
             self._to_cancel.discard(job_id)
 
     def _vanished(self, job_id: int) -> Result | None:
@@ -119,12 +118,8 @@ class Slots:
         result = Result(fate.status, reason=fate.clause, started_s=begun_s, ended_s=ended_s, host=socket.gethostname())
         # First the result: a driver that finds nothing but `stop` takes the job for one that was to be cancelled.
         result = self.experiment.write_result(job_id, result)
-        self._cancel(job_id, fate.clause)  # its script may have outlived its worker
+        self.launcher.cancel(files, fate.clause)  # its script may have outlived its worker
         return result
-
-    def _cancel(self, job_id: int, reason: str) -> None:
-        with contextlib.suppress(FileNotFoundError):  # somebody deleted the folder, and who runs there was told
-            self.launcher.cancel(self.experiment.job_files(job_id), reason)
 
 
 def living(experiment: Experiment, launcher: Launcher, note: Callable[[str], None]) -> list[int]:

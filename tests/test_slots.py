@@ -18,7 +18,7 @@ from hyperpower_runner import job_files, processes, slots
 from hyperpower_runner.driver import Driver, Why
 from hyperpower_runner.errors import LaunchError
 from hyperpower_runner.experiment import Experiment
-from hyperpower_runner.job_files import JobFiles, read_json, write_json, write_text
+from hyperpower_runner.job_files import JobFiles, read_json, write_json
 from hyperpower_runner.launchers import VANISHED, Fate, WorkerState
 from hyperpower_runner.launchers.local import LocalLauncher
 from hyperpower_runner.slots import Slots, cancel_left, living
@@ -169,7 +169,7 @@ class TellingLauncher(FakeLauncher):
 
     def cancel(self, files: JobFiles, reason: str) -> None:
         super().cancel(files, reason)
-        write_text(files.stop, reason)
+        files.request_stop(reason)
 
 
 def no_room(*_: object) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from hyperpower_runner import processes
 from hyperpower_runner.errors import LaunchError
-from hyperpower_runner.job_files import JobFiles, is_full, write_text
+from hyperpower_runner.job_files import JobFiles
 from hyperpower_runner.launchers import VANISHED, Fate, WorkerState
 from hyperpower_runner.launchers.heartbeats import LOOK_S, Heartbeats
 
@@ -76,19 +76,15 @@ class LocalLauncher:
         return VANISHED
 
     def cancel(self, files: JobFiles, reason: str) -> None:
-        full: OSError | None = None
         try:
-            write_text(files.stop, reason + "\n")
-        except OSError as error:
-            full = error  # the worker is told all the same
-        identity = self._living(files)
-        if identity is None:
-            self._end_remains(files, files.last_attempt())
-        else:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(identity["pid"], signal.SIGTERM)
-        if full is not None and not is_full(full):
-            raise full
+            files.request_stop(reason)
+        finally:
+            identity = self._living(files)
+            if identity is None:
+                processes.kill_remains(files.claim(files.last_attempt()) or {})
+            else:
+                with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended, or is a colleague's
+                    os.kill(identity["pid"], signal.SIGTERM)
 
     def _nursery(self, root: Path) -> subprocess.Popen[bytes]:
         if root not in self._nurseries:
@@ -135,11 +131,6 @@ class LocalLauncher:
             selector.select(timeout_s)
         for handle in handles:
             os.close(handle)
-
-    def _end_remains(self, files: JobFiles, attempt: int) -> bool:
-        """Kill what a dead worker's script left running on this machine; False where something cannot be killed."""
-        claim = files.claim(attempt)
-        return not claim or processes.is_alive(claim) is not False or processes.kill_remains(claim)
 
 
 def _ask(nursery: subprocess.Popen[bytes], request: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from hyperpower_runner import worker
 from hyperpower_runner.config import ExperimentConfig
 from hyperpower_runner.errors import ExperimentError, LaunchError
-from hyperpower_runner.job_files import JobFiles, is_full, read_json, write_json, write_text
+from hyperpower_runner.job_files import JobFiles, read_json, write_json
 from hyperpower_runner.launchers import VANISHED, Fate, WorkerState
 from hyperpower_runner.launchers import slurm_commands as slurm
 from hyperpower_runner.launchers.heartbeats import Heartbeats
@@ -130,11 +130,7 @@ class SlurmLauncher:
         return (submission.fate if submission is not None else None) or VANISHED
 
     def cancel(self, files: JobFiles, reason: str) -> None:
-        try:
-            write_text(files.stop, reason + "\n")
-        except OSError as error:
-            if not is_full(error):  # Slurm tells the worker all the same
-                raise
+        files.request_stop(reason)
         submission = self._submission(files)
         if submission is not None and submission.ended_s is None:
             submission.cancelled = True
