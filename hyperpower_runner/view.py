@@ -23,8 +23,8 @@ from hyperpower_runner.experiment import Experiment
 from hyperpower_runner.hardware.models import HardwareModels
 from hyperpower_runner.hardware.platforms import measured_by
 from hyperpower_runner.job_files import as_number, last_json_line
-from hyperpower_runner.reported import MEASUREMENT
 from hyperpower_runner.summary import Summary
+from hyperpower_runner.supervision.reported import MEASUREMENT
 from hyperpower_runner.trial import Recommendation, Status, Trial
 
 STYLES = {Status.COMPLETED: "green", Status.TERMINATED: "yellow", Status.CANCELLED: "dim"}

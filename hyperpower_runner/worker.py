@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hyperpower_runner import processes
-from hyperpower_runner.attempt import Attempt
 from hyperpower_runner.errors import PASSING, ExperimentError, printable, shortened
 from hyperpower_runner.job_files import (
     LONGEST_LINE,
@@ -34,13 +33,14 @@ from hyperpower_runner.job_files import (
     read_json,
     write_json,
 )
-from hyperpower_runner.job_watch import JobWatch
-from hyperpower_runner.learning_curve import LearningCurve
-from hyperpower_runner.process_tree import ProcessTree, why_not_started
-from hyperpower_runner.reported import MEASUREMENT, explain_exit, read_metrics
-from hyperpower_runner.script_output import CHUNK, OutputLog, Stream
 from hyperpower_runner.stopping import StoppingRule
-from hyperpower_runner.supervision import Orders, attend
+from hyperpower_runner.supervision.attempt import Attempt
+from hyperpower_runner.supervision.attending import Orders, attend
+from hyperpower_runner.supervision.job_watch import JobWatch
+from hyperpower_runner.supervision.learning_curve import LearningCurve
+from hyperpower_runner.supervision.process_tree import ProcessTree, why_not_started
+from hyperpower_runner.supervision.reported import MEASUREMENT, explain_exit, read_metrics
+from hyperpower_runner.supervision.script_output import CHUNK, OutputLog, Stream
 from hyperpower_runner.trial import Job, Result, Status
 
 HEARTBEAT_S = 10.0  # a shared file system pays for each

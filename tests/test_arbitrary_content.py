@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from spoilt import JSON, make_loop, make_pipe, spoilt, times
 from working import make_job, run_worker
 
-from hyperpower_runner import job_files, learning_curve, processes
+from hyperpower_runner import job_files, processes
 from hyperpower_runner.errors import ExperimentError
 from hyperpower_runner.job_files import (
     AppendedLines,
@@ -33,10 +33,11 @@ from hyperpower_runner.job_files import (
     write_json,
 )
 from hyperpower_runner.launchers.slurm import SlurmLauncher
-from hyperpower_runner.learning_curve import LearningCurve
 from hyperpower_runner.objective import Job as JobOfScript
 from hyperpower_runner.stopping import CONTINUE, CurvePoint, StoppingRule, WatchedCurve, decide
 from hyperpower_runner.summary import elapsed_s, unmeasured, violations
+from hyperpower_runner.supervision import learning_curve
+from hyperpower_runner.supervision.learning_curve import LearningCurve
 from hyperpower_runner.trial import Job, Result, Status, Trial
 from hyperpower_runner.untrusted import DEEPEST, depth_of, parse_json
 from hyperpower_runner.view import show_hardware, show_outcome, show_params, show_trial
@@ -316,7 +317,7 @@ def test_a_claim_that_names_no_worker_has_nothing_killed(pid: Any, begun: Any, o
     assert killed == []
 
 
-LAUNCH = {"schema": 1, "scheduler": "slurm", "attempt": 1, "token": "hp-1-0123456789abcdef", "submitted_s": 1.0}
+LAUNCH = {"schema": 1, "attempt": 1, "token": "hp-1-0123456789abcdef"}
 
 
 @times(200)

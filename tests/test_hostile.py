@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from working import end, left_of, make_job, result_of, run_worker, start_worker, wait_for, wait_until
 
-from hyperpower_runner import processes, reported, script_output
+from hyperpower_runner import processes
 from hyperpower_runner.job_files import JobFiles, read_json
+from hyperpower_runner.supervision import reported, script_output
 from hyperpower_runner.trial import Result, Status
 
-SOON: dict[str, object] = {"process_tree.TERM_GRACE_S": 0.3}  # as patient as these tests can be
+SOON: dict[str, object] = {"supervision.process_tree.TERM_GRACE_S": 0.3}  # as patient as these tests can be
 
 # What scripts begin with: `note()` tells the test of a process that must not outlive the job.
 NOTED = """

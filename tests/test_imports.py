@@ -28,9 +28,9 @@ ROWS = [
         "hardware.platforms",
         "sbatch_options",
     },
-    {"history", "finished", "attempt", "hardware.measurement", "hardware.margins", "hardware.counting"},
-    {"process_tree", "script_output", "job_watch", "learning_curve", "reported"},
-    {"supervision"},
+    {"history", "finished", "supervision.attempt", "hardware.measurement", "hardware.margins", "hardware.counting"},
+    {f"supervision.{name}" for name in ("process_tree", "script_output", "job_watch", "learning_curve", "reported")},
+    {"supervision", "supervision.attending"},
     {"space", "objective", "config_file"},
     {"hardware.profile", "hardware.features", "hardware.terms", "hardware.validation", "hardware.regression"},
     {"config", "hardware.models"},
@@ -64,23 +64,26 @@ ROWS = [
     {"cli"},
     {"__main__"},
 ]
+PARTS_OF_WORKERS = (
+    *("attempt", "attending", "process_tree", "script_output"),
+    *("job_watch", "learning_curve", "reported"),
+)
 STANDARD_LIBRARY_ONLY = {
     *("errors", "stopping", "trial", "job_files", "processes", "objective", "worker", "templates"),
-    *("launchers.nursery", "process_tree", "script_output", "job_watch", "learning_curve", "reported", "supervision"),
-    *("untrusted", "attempt"),
+    *("launchers.nursery", "untrusted", "supervision", *(f"supervision.{name}" for name in PARTS_OF_WORKERS)),
 }
 
 # Who may reach out, by what is reached.
 DOORS = {
-    "subprocess": {"launchers.local", "launchers.slurm_commands", "process_tree", "hardware.bench"},
+    "subprocess": {"launchers.local", "launchers.slurm_commands", "supervision.process_tree", "hardware.bench"},
     "signal": {
         "launchers.local",
         "launchers.interrupts",
         "launchers.nursery",
         "worker",
-        "process_tree",
-        "supervision",
-        "reported",
+        "supervision.process_tree",
+        "supervision.attending",
+        "supervision.reported",
         "processes",
         "hardware.bench",
         "hardware.measuring",
@@ -103,7 +106,7 @@ DOORS = {
 METERS = {"hardware.bench", *(f"hardware.meters.{name}" for name in ("nvml", "rapl", "jetson", "host"))}
 CLOCKS = {
     *("driver", "slots", "worker", "presence", "cli", "view", "objective", "hardware.profiling"),
-    *("processes", "process_tree", "supervision"),
+    *("processes", "supervision.process_tree", "supervision.attending"),
     *("launchers.heartbeats", "launchers.slurm", "launchers.slurm_commands", "launchers.slurm_queue"),
     *METERS,
 }

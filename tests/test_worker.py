@@ -136,7 +136,9 @@ def test_time_in_which_a_scheduler_suspended_a_job_is_none_of_its_own(tmp_path: 
 
 def test_a_script_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-    result = run_worker(make_job(tmp_path, script, timeout_s=1.0), patches={"process_tree.TERM_GRACE_S": 0.2})
+    result = run_worker(
+        make_job(tmp_path, script, timeout_s=1.0), patches={"supervision.process_tree.TERM_GRACE_S": 0.2}
+    )
     assert result.status is Status.TIMED_OUT
     assert result.exit_code == -signal.SIGKILL
 
@@ -288,7 +290,7 @@ def test_a_worker_told_to_end_with_a_request_to_stop_writes_cancelled(tmp_path: 
 
 def test_a_request_that_a_cached_folder_does_not_show_is_found_now_and_then(tmp_path: Path) -> None:
     files = make_job(tmp_path, SLEEPS)
-    process = start_worker(files, patches={"job_watch.SURE_S": 0.3, "worker.STOP_GRACE_S": 0.0})
+    process = start_worker(files, patches={"supervision.job_watch.SURE_S": 0.3, "worker.STOP_GRACE_S": 0.0})
     try:
         wait_for(tmp_path / "begun")
         wait_for(files.heartbeat)

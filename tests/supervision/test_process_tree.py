@@ -14,8 +14,9 @@ from hyperpower_runner import processes
 # Each runs in a process of its own, which has no other children and may become everyone's parent.
 BEGIN = """
 import os, signal, sys, time
-from hyperpower_runner import process_tree, processes
-from hyperpower_runner.process_tree import ProcessTree
+from hyperpower_runner import processes
+from hyperpower_runner.supervision import process_tree
+from hyperpower_runner.supervision.process_tree import ProcessTree
 def wait_until(condition):
     while not condition():
         time.sleep(0.01)

@@ -10,8 +10,8 @@ import pytest
 from working import end, left_of, make_job, result_of, run_worker, start_worker, wait_for, wait_until
 
 from hyperpower_runner import processes
-from hyperpower_runner.attempt import Attempt
 from hyperpower_runner.job_files import write_json
+from hyperpower_runner.supervision.attempt import Attempt
 from hyperpower_runner.trial import Status
 
 WAITS = """

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperpower_runner import learning_curve
 from hyperpower_runner.job_files import append_json_line
-from hyperpower_runner.learning_curve import LOOK_BYTES, LearningCurve
 from hyperpower_runner.stopping import CONTINUE, CurvePoint, StoppingRule, decide
+from hyperpower_runner.supervision import learning_curve
+from hyperpower_runner.supervision.learning_curve import LOOK_BYTES, LearningCurve
 
 TEN = StoppingRule(classes=10)
 JSON = st.recursive(

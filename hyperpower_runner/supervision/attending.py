@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from hyperpower_runner.process_tree import ProcessTree
-from hyperpower_runner.script_output import Stream
+from hyperpower_runner.supervision.process_tree import ProcessTree
+from hyperpower_runner.supervision.script_output import Stream
 
 DRAIN_S = 0.5  # for output that is still in the pipes when the child has ended
 QUIET_S = 0.1  # of these, when what it left behind prints nothing

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 
-from hyperpower_runner.attempt import Attempt
 from hyperpower_runner.job_files import JobFiles, touched_ns
+from hyperpower_runner.supervision.attempt import Attempt
 from hyperpower_runner.untrusted import open_regular
 
 SURE_S = 10.0  # after so long also an unchanged folder is searched: its time may be a cached or a coarse one

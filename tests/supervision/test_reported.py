@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperpower_runner.job_files import LONGEST_LINE, read_json, strict, write_json
-from hyperpower_runner.reported import LONGEST_EXTRA, MOST_METRICS, explain_exit, read_metrics
+from hyperpower_runner.supervision.reported import LONGEST_EXTRA, MOST_METRICS, explain_exit, read_metrics
 from hyperpower_runner.trial import Result, Status
 
 JSON = st.recursive(

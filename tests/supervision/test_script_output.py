@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from hyperpower_runner.script_output import LOG_HEAD, LOG_LIMIT, LOG_TAIL, Stream
+from hyperpower_runner.supervision.script_output import LOG_HEAD, LOG_LIMIT, LOG_TAIL, Stream
 
 NOTE = re.compile(rb"\n\[\.\.\. (\d+) bytes left out \.\.\.\]\n")
 
 WRITES = """
 import sys
 from pathlib import Path
-from hyperpower_runner.script_output import OutputLog
+from hyperpower_runner.supervision.script_output import OutputLog
 def block(number):
     return (b"%07d." % number) * 8192  # 64 KiB
 log = OutputLog(Path(sys.argv[1]))
