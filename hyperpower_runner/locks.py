@@ -192,6 +192,6 @@ def _acquire(lock: filelock.BaseFileLock, timeout_s: float) -> bool:
         lock.acquire(timeout=timeout_s, poll_interval=0.05)
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            raise
+            raise OSError(error.errno, error.strerror, lock.lock_file) from None  # some versions do not name it
         return False
     return True
