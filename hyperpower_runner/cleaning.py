@@ -49,6 +49,8 @@ def delete(experiment: Experiment, jobs: Iterable[Path], others: Iterable[Path])
     gone = [*(jobs := list(jobs)), *(others := list(others))]
     if jobs:
         make_folder(experiment.deleted)
+        for left in _entries(experiment.deleted):  # by a deletion that was interrupted
+            _delete(left)
     for folder in jobs:
         moved = experiment.deleted / folder.name
         folder.rename(moved)

@@ -94,7 +94,6 @@ class Driver:
         self.observer = observer
         self.interrupted = interrupted  # how often Ctrl-C was pressed
         self.overtaken = overtaken  # whether another driver has this directory now
-        self._inode = experiment.root.stat().st_ino
         self.slots = Slots(experiment, launcher, config.max_retries, observer.note)
         self.discarded = dict(experiment.read_rejections())  # candidates, by the job that was looked for
         self.rejected = sum(self.discarded.values())
@@ -103,6 +102,7 @@ class Driver:
         self._told_to_wait = self._told_of_stop = self._told_of_sampling = False
         self._short_of = ""  # what the system lacked at the last step
         self._told_of_extrapolation: set[str] = set()
+        self._adopted: set[int] = set()  # jobs of an earlier driver, which may have been asked to end
         self._failures = 0  # in a row, since this driver was started
         self._was_cancelled = False  # the last of them, and by somebody else
         self._elapsed_before_s = elapsed_s(experiment.working_spans(self.history, time.time()))
@@ -120,8 +120,9 @@ class Driver:
                     return self.ending
                 self.slots.wait(min(self.config.polling_time_s, LONGEST_WAIT_S))
             except (OSError, LaunchError) as error:
+                lasts = bool(self._short_of)  # what passes at once ends nothing
                 self._bear(error)
-                if self.interrupted() or self.experiment.stop_request() is not None:
+                if lasts and (self.interrupted() or self.experiment.stop_request() is not None):
                     why = Why.INTERRUPTED if self.interrupted() else Why.STOPPED
                     return Ending(why, "Ended while it waited: jobs that run go on, and the next run takes them over.")
                 time.sleep(LONGEST_WAIT_S)
@@ -143,11 +144,9 @@ class Driver:
         if self.overtaken():
             raise LockedError(f"{root}: another driver runs this search now; look with status")
         try:
-            found = root.stat().st_ino
+            root.stat()
         except FileNotFoundError:
-            found = None
-        if found != self._inode:
-            raise ExperimentError(f"{root}: was moved, or replaced, while its search ran; run it where it is now")
+            raise ExperimentError(f"{root}: was moved while its search ran; run it where it is now") from None
 
     def _bear(self, error: OSError | LaunchError) -> None:
         """Say what the system is short of, once; raises the error where waiting would not help."""
@@ -185,6 +184,7 @@ class Driver:
     def _adopt(self) -> None:
         """Take over the jobs that an earlier driver left without a result."""
         for trial in self.history.unfinished:
+            self._adopted.add(trial.job_id)
             if self.slots.adopt(trial.job_id):
                 self.observer.started(trial, adopted=True)
 
@@ -192,7 +192,8 @@ class Driver:
         trial = self.search.end(job_id, result)
         self.experiment.finished.append(trial)
         # What nobody here cancelled, Slurm did perhaps, and would do again with the next one.
-        self._was_cancelled = result.status is Status.CANCELLED and self.slots.cancelled is None
+        asked_for = self.slots.cancelled is not None or job_id in self._adopted
+        self._was_cancelled = result.status is Status.CANCELLED and not asked_for
         self._failures = self._failures + 1 if result.status.is_failure or self._was_cancelled else 0
         self.observer.ended(trial)
 

@@ -27,7 +27,7 @@ from collections.abc import Iterable
 # Errors of the system that may pass: it is short of something, or a file server is away.
 PASSING = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ENOMEM, errno.ENFILE, errno.EMFILE),
-    *(errno.ESTALE, errno.ETIMEDOUT),
+    *(errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ESHUTDOWN, errno.EHOSTDOWN),
 )
 
 

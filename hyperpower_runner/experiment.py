@@ -210,7 +210,7 @@ class Experiment(HeldDirectory):
         except (KeyError, TypeError, ValueError) as error:
             found = shortened(repr(error), LONGEST_CAUSE)
             raise ExperimentError(
-                f"{path}: is not a result ({found}); restore it, or delete it to have the job run again"
+                f"{path}: is not a result ({found}); restore it, or delete it for one more attempt at the job"
             ) from None
 
     def write_result(self, job_id: int, result: Result) -> Result:
@@ -283,7 +283,7 @@ class Experiment(HeldDirectory):
         """The jobs that have a folder, whatever is in it."""
         try:
             names = [entry.name for entry in os.scandir(self.jobs)]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(int(name) for name in names if name.isdecimal() and name == f"{int(name):06d}")
 

@@ -190,6 +190,8 @@ def _acquire(lock: filelock.BaseFileLock, timeout_s: float) -> bool:
     """
     try:
         lock.acquire(timeout=timeout_s, poll_interval=0.05)
+    except filelock.Timeout:  # which is an OSError
+        raise
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise OSError(error.errno, error.strerror, lock.lock_file) from None  # some versions do not name it

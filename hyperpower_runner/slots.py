@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 
 from hyperpower_runner import presence
+from hyperpower_runner.errors import ExperimentError
 from hyperpower_runner.experiment import Experiment
+from hyperpower_runner.job_files import JobFiles, read_json
 from hyperpower_runner.launchers import Fate, Launcher, WorkerState
 from hyperpower_runner.trial import Result, Status
 
@@ -130,12 +132,22 @@ def living(experiment: Experiment, launcher: Launcher, note: Callable[[str], Non
     states = launcher.poll(files, 0.0)
     found = [job_id for job_id, state in states.items() if state is WorkerState.ALIVE]
     unknown = [job_id for job_id, state in states.items() if state is WorkerState.UNKNOWN]
-    found += [job_id for job_id in unknown if not files[job_id].last_attempt()]  # in a queue that does not answer now
+    found += [job_id for job_id in unknown if _may_wait(files[job_id])]
     unseen = {files[job_id].heartbeat: job_id for job_id in unknown if job_id not in found}
     if unseen:
         note(f"Jobs {sorted(unseen.values())} cannot be seen from here; watching for {WATCH_S:g} s whether they beat")
         found += [unseen[heartbeat] for heartbeat in presence.beating(unseen, WATCH_S)]
     return sorted(found)
+
+
+def _may_wait(files: JobFiles) -> bool:
+    """Whether a job whose state is unknown may be in a queue that does not answer now."""
+    claimed = files.last_attempt()
+    try:
+        submitted = (read_json(files.launch) or {}).get("attempt")
+    except ExperimentError:
+        submitted = None
+    return not claimed or (isinstance(submitted, int) and submitted > claimed)
 
 
 def cancel_left(

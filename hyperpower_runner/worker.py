@@ -84,6 +84,7 @@ class Worker:
         self._next_beat = self._next_look = self._ticked = 0.0  # on the monotonic clock
         self._deadline = math.inf
         self._waits_for: int | None = None  # the kind of error
+        self._announced: set[int] = set()  # signals that were passed on to the script
 
     def work(self) -> None:
         """Claim the attempt, run the job, and write its result; raises NoResultError, or OSError where it cannot."""
@@ -101,7 +102,7 @@ class Worker:
     def _run_again(self) -> Result:
         """Make up for an attempt that was lost: only in part where it was lost while its network was measured."""
         self._insist(self.attempt.end_remains)
-        trained = self._trained()
+        trained = self._insist(self._trained)
         if trained is None:
             self._insist(self._put_aside_curve)
             return self._run()
@@ -176,6 +177,7 @@ class Worker:
             return self._result(Status.FAILED, why_not_started(self.job.command, self.root, error), None)
         stdout = Stream(script.stdout, LONGEST_LINE, self.log)
         stderr = Stream(script.stderr, CHUNK, self.log)
+        self.orders.passed_on()  # what came before was not for this script
         self._ticked = time.monotonic()
         self._deadline = self._ticked + self.job.timeout_s if self.job.timeout_s else math.inf
         with script:
@@ -205,10 +207,11 @@ class Worker:
         """See whether the script must end."""
         next_at = self._keep_up()
         now = time.monotonic()
-        if now - self._ticked > SUSPENDED_S:  # both were stopped, by a scheduler that gave the cores to another job
+        if now - self._ticked > SUSPENDED_S:  # perhaps both were stopped, by a scheduler that needed the cores
             self._deadline += now - self._ticked
         self._ticked = now
         for number in self.orders.passed_on():
+            self._announced.add(number)
             script.signal(number)
         if now >= self._deadline and not script.signalled:
             self.timed_out = True
@@ -273,6 +276,11 @@ class Worker:
                 metrics[self.job.metric] = self.curve.reached
         elif self._is_ended_with(script):
             raise self._interrupted()
+        elif self._announced & {-(script.exit_code or 0), (script.exit_code or 0) - 128}:
+            sentence = (
+                f"its script was ended by a signal that was passed on ({explain_exit(script.exit_code or 0, stderr)})"
+            )
+            raise NoResultError(f"{sentence}: no result, so that the job is tried again", 1)
         elif script.exit_code:
             status, reason = Status.FAILED, explain_exit(script.exit_code, stderr)
         elif complaint:

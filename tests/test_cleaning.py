@@ -144,6 +144,15 @@ def test_nothing_is_deleted_without_asking(tmp_path: Path, name: str) -> None:
     assert (asked.returncode, (tmp_path / name).exists()) == (1, True)
 
 
+def test_a_job_that_came_back_after_an_interrupted_clean_is_deleted_too(finished: Experiment) -> None:
+    moved = finished.deleted / "000001"
+    moved.mkdir(parents=True)
+    (moved / "result.json").touch()
+    completed = run_command("clean", finished.root, "--yes")
+    assert completed.returncode == 0, completed.stderr
+    assert not finished.jobs.exists()
+
+
 def test_where_nothing_is_left_nothing_is_asked_or_made(tmp_path: Path) -> None:
     make_experiment(tmp_path)
     done = run_command("clean", tmp_path)

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -423,7 +424,6 @@ def test_all_that_a_search_writes_its_group_may_write_too(tmp_path: Path) -> Non
 
 
 def test_a_search_goes_on_without_its_terminal(tmp_path: Path) -> None:
-    """As with `nohup` or `disown`, when the connection to the machine is lost."""
     script = """
         import os, time
         while not os.path.exists("gone"):
@@ -446,6 +446,7 @@ def test_a_search_goes_on_without_its_terminal(tmp_path: Path) -> None:
     while b"running" not in shown:
         shown += os.read(ours, 65536)
     os.close(ours)
+    search.send_signal(signal.SIGHUP)  # as whoever leads the session is told
     (tmp_path / "gone").touch()
     assert search.wait(60) == 0
     assert (tmp_path / "stdout").read_text().startswith("jobs        2 completed")

@@ -38,7 +38,7 @@ from hyperpower_runner.launchers.local import LocalLauncher
 from hyperpower_runner.methods.rand import Rand
 from hyperpower_runner.slots import Slots
 from hyperpower_runner.summary import Summary
-from hyperpower_runner.trial import Status, Suggestion
+from hyperpower_runner.trial import Job, Status, Suggestion
 
 SLOW = """
     import json, sys, time
@@ -387,13 +387,25 @@ def test_a_driver_whose_directory_is_moved_ends_and_goes_on_at_the_new_place(tmp
     (tmp_path / "old").rename(tmp_path / "new")
     _, shown = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "was moved, or replaced, while its search ran; run it where it is now" in shown
+    assert "was moved while its search ran; run it where it is now" in shown
     assert not (tmp_path / "old").exists()
     moved = Experiment(tmp_path / "new")
     drive(moved)
     assert {job_id: result.status for job_id, result in results(moved).items()} == dict.fromkeys(
         (1, 2, 3), Status.COMPLETED
     )
+
+
+def test_jobs_that_an_earlier_driver_asked_to_end_are_nobody_elses_doing(tmp_path: Path) -> None:
+    experiment = make_experiment(tmp_path, budget={"evaluations": 8})
+    for job_id in range(1, 8):
+        experiment.write_job(Job(job_id=job_id, params={"x": job_id / 10, "n": job_id}, seed=0, command=["false"]))
+        files = experiment.job_files(job_id)
+        write_json(files.attempt(1), {**processes.own_identity(), "start_ticks": 1})
+        files.request_stop("the search was cancelled")
+    _, ending = drive(experiment)
+    assert ending.why is Why.BUDGET
+    assert sum(result.status is Status.COMPLETED for result in results(experiment).values()) == 8
 
 
 def test_a_search_ends_when_somebody_else_cancels_all_its_jobs(tmp_path: Path) -> None:

@@ -176,6 +176,20 @@ def no_room(*_: object) -> None:
     raise OSError(errno.ENOSPC, "full")
 
 
+def test_a_second_attempt_may_wait_in_a_queue_that_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, launcher = job_in(tmp_path), FakeLauncher()
+    launcher.state = WorkerState.UNKNOWN
+    monkeypatch.setattr(slots, "WATCH_S", 0.1)
+    files = experiment.job_files(1)
+    write_json(files.attempt(1), {**processes.own_identity(), "host": "elsewhere"})
+    write_json(files.launch, {"attempt": 1, "token": "hp-1-a"})
+    assert living(experiment, launcher, lambda text: None) == []  # it was claimed, and does not beat
+    write_json(files.launch, {"attempt": 2, "token": "hp-1-b"})
+    assert living(experiment, launcher, pytest.fail) == [1]
+
+
 def hold(experiment: Experiment) -> Path:
     held = experiment.root / "hold"
     held.touch()

@@ -117,7 +117,6 @@ def test_time_in_which_a_scheduler_suspended_a_job_is_none_of_its_own(tmp_path: 
         while not os.path.exists("go"):
             time.sleep(0.01)
         print('{"error": 0.5}')
-        open("gone", "w").close()
     """
     files = make_job(tmp_path, script, timeout_s=5.0)
     process = start_worker(files, patches={"worker.SUSPENDED_S": 1.5})
@@ -125,9 +124,9 @@ def test_time_in_which_a_scheduler_suspended_a_job_is_none_of_its_own(tmp_path: 
         wait_for(tmp_path / "begun")
         process.send_signal(signal.SIGSTOP)
         time.sleep(5.5)
-        (tmp_path / "go").touch()
-        wait_for(tmp_path / "gone")
         process.send_signal(signal.SIGCONT)
+        time.sleep(1.0)  # in which the script would be ended
+        (tmp_path / "go").touch()
         assert process.wait(60) == 0
     finally:
         end(process)
@@ -362,6 +361,19 @@ def test_a_signal_by_which_a_scheduler_announces_the_end_is_passed_on(tmp_path: 
         end(process)
     result = result_of(files)
     assert (result.status, result.metrics["error"]) == (Status.COMPLETED, 0.25)
+
+
+def test_a_script_that_ends_by_a_signal_that_was_passed_on_is_tried_again(tmp_path: Path) -> None:
+    files = make_job(tmp_path, SLEEPS)
+    process = start_worker(files)
+    try:
+        wait_for(tmp_path / "begun")
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(60) == 1
+    finally:
+        end(process)
+    assert not files.result.exists()
+    assert "it was killed by SIGUSR1" in files.log_tail()
 
 
 def test_a_worker_begins_as_it_should_whatever_it_was_forked_by(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def ended_by_signals() -> Iterator[None]:
 
 
 class Interrupts:
-    """A context in which SIGINT and SIGTERM only count.
+    """A context in which SIGINT and SIGTERM only count, and a search outlives its terminal.
 
     count: how many came; wake: a descriptor that becomes readable when one does, to end a wait.
     """
@@ -41,6 +41,8 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._on_signal)
+        # A window is closed, a connection lost. By a handler, since what is ignored stays so for programs started here.
+        self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda number, frame: None)
         return self
 
     def __exit__(

@@ -116,21 +116,19 @@ class LocalLauncher:
 
     def _wait(self, jobs: Iterable[JobFiles], timeout_s: float) -> None:
         """Sleep until a worker ends, a signal arrives, or the time is over."""
-        handles = []
-        with selectors.DefaultSelector() as selector:
+        with contextlib.ExitStack() as handles:
+            selector = handles.enter_context(selectors.DefaultSelector())
             for files in jobs:
                 identity = self._living(files)
                 handle = processes.wait_handle(identity["pid"]) if identity is not None else None
                 if handle is None:  # it has ended just now, or the system cannot say when it does
                     timeout_s = min(timeout_s, BLIND_POLL_S if self._living(files) else 0.0)
                 else:
-                    handles.append(handle)
+                    handles.callback(os.close, handle)
                     selector.register(handle, selectors.EVENT_READ)
             if self._wake is not None:
                 selector.register(self._wake, selectors.EVENT_READ)
             selector.select(timeout_s)
-        for handle in handles:
-            os.close(handle)
 
 
 def _ask(nursery: subprocess.Popen[bytes], request: dict[str, Any]) -> dict[str, Any]:

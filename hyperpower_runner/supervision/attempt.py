@@ -28,10 +28,8 @@ class Attempt:
         claim = {**self.identity, "folder": str(self.files.folder.resolve())}
         if write_json(self._file, claim, exclusive=True):
             fsync_directory(self.files.folder.parent)  # with this, the job itself survives a power loss
-        else:  # it may be this process's, made before the disk was full
-            found = self.files.claim(self.number) or {}
-            if any(found.get(key) != value for key, value in self.identity.items()):
-                return False
+        elif not self._is_own():  # made before the disk was full
+            return False
         self._look = _look(self._file.stat())
         return True
 
@@ -43,10 +41,16 @@ class Attempt:
         """
         if self._next.exists():
             return False
+        if self._look is None:
+            return True
         try:
-            return self._look is None or self._look == _look(self._file.stat())
+            found = _look(self._file.stat())
         except FileNotFoundError:
             return not self.files.folder.exists()  # a shared file system may be away
+        if found != self._look and not self._is_own():  # else somebody touched or restored it
+            return False
+        self._look = found
+        return True
 
     def end_remains(self) -> None:
         """Kill what earlier attempts left running on this machine; raises OSError where something cannot be killed."""
@@ -55,6 +59,10 @@ class Attempt:
                 raise OSError(
                     errno.EAGAIN, "what an earlier attempt left running cannot be ended", str(self.files.folder)
                 )
+
+    def _is_own(self) -> bool:
+        found = self.files.claim(self.number) or {}
+        return all(found.get(key) == value for key, value in self.identity.items())
 
 
 def _look(found: os.stat_result) -> tuple[int, int]:

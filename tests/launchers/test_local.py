@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -57,6 +58,29 @@ def test_another_launcher_adopts_a_worker(files: JobFiles) -> None:
     settle(second, files)
     settle(first, files)
     assert read_json(files.result) is not None
+
+
+def test_a_poll_that_fails_leaves_nothing_open(files: JobFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = LocalLauncher()
+    launcher.submit(files, 1)
+    wait_for(files.attempt(1))
+    launcher.poll({1: files}, 0.01)
+    other = JobFiles(files.folder.with_name("000002"))
+
+    def living(job: JobFiles) -> dict[str, object] | None:
+        if job is other:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return read_json(job.attempt(1))
+
+    monkeypatch.setattr(launcher, "_living", living)
+    monkeypatch.setattr(launcher, "_state", lambda job: WorkerState.ALIVE)
+    before = len([*Path("/proc/self/fd").iterdir()])
+    with pytest.raises(OSError, match="Stale"):
+        launcher.poll({1: files, 2: other}, 1.0)
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
+    monkeypatch.undo()
+    launcher.cancel(files, "end of the test")
+    settle(launcher, files)
 
 
 def test_a_poll_ends_early_when_the_wake_descriptor_is_readable(files: JobFiles) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -34,6 +35,18 @@ def test_an_attempt_counts_until_another_is_begun(tmp_path: Path) -> None:
     assert not first.counts()
 
 
+def test_a_claim_that_somebody_touched_or_restored_is_still_its_workers(tmp_path: Path) -> None:
+    files = make_job(tmp_path, "")
+    attempt = Attempt(files, 1)
+    attempt.claim()
+    os.utime(files.attempt(1), (1.0, 1.0))
+    assert attempt.counts()
+    restored = files.attempt(1).with_name("restored")
+    shutil.copy(files.attempt(1), restored)
+    restored.replace(files.attempt(1))
+    assert attempt.counts()
+
+
 @pytest.mark.parametrize("is_claimed", [True, False])
 def test_an_attempt_does_not_count_for_another_job_in_the_same_folder(tmp_path: Path, is_claimed: bool) -> None:
     files = make_job(tmp_path / "a", "")
@@ -43,7 +56,7 @@ def test_an_attempt_does_not_count_for_another_job_in_the_same_folder(tmp_path: 
     assert attempt.counts()  # a shared file system may be away for a while
     files.folder.mkdir()
     if is_claimed:
-        Attempt(files, 1).claim()
+        write_json(files.attempt(1), {**processes.own_identity(), "start_ticks": 1})
     assert not attempt.counts()
 
 
