@@ -111,8 +111,11 @@ class LocalLauncher:
 
     def _living(self, files: JobFiles) -> dict[str, Any] | None:
         """The identity of a job's worker, where it lives on this machine."""
-        found = (self._started.get(str(files.folder)), files.claim(files.last_attempt()))
-        return next((identity for identity in found if identity and processes.works_in(files.folder, identity)), None)
+        started = self._started.get(str(files.folder))
+        if started is not None and processes.is_alive(started):
+            return started
+        claim = files.claim(files.last_attempt())
+        return claim if claim and processes.works_in(files.folder, claim) else None
 
     def _wait(self, jobs: Iterable[JobFiles], timeout_s: float) -> None:
         """Sleep until a worker ends, a signal arrives, or the time is over."""
