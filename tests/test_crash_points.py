@@ -19,7 +19,6 @@ from faults import (
     Results,
     assert_no_run_overlapped,
     assert_nothing_lives,
-    end_all,
     temporary_files,
     text_of,
     witnessed,
@@ -39,13 +38,6 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
     found = Drivers(tmp_path_factory.mktemp("drivers"), PACE="0")
     yield found
     found.end()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """Where a test makes its searches; nothing of them outlives it."""
-    yield tmp_path
-    end_all(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -40,20 +40,6 @@ ATTEMPTS = 101  # max-retries of `witnessed`, and the first
 KILLS = 30  # in each of the searches below
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """Where a test makes its searches; nothing of them outlives it."""
-    yield tmp_path
-    end_all(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
-    found = Drivers(tmp_path_factory.mktemp("drivers"))
-    yield found
-    found.end()
-
-
 # --- random kills
 
 

@@ -24,7 +24,6 @@ from faults import (
     Drivers,
     assert_no_run_overlapped,
     assert_nothing_lives,
-    end_all,
     text_of,
     victims,
     wait_until,
@@ -50,19 +49,6 @@ def other_hosts_can_be_had() -> bool:
 pytestmark = pytest.mark.skipif(
     not other_hosts_can_be_had(), reason="making another host of namespaces needs root, and the program `unshare`"
 )
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path
-    end_all(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
-    found = Drivers(tmp_path_factory.mktemp("drivers"))
-    yield found
-    found.end()
 
 
 def long_search(folder: Path) -> Path:

@@ -287,15 +287,20 @@ def test_a_worker_told_to_end_with_a_request_to_stop_writes_cancelled(tmp_path: 
     assert result.exit_code == -signal.SIGTERM
 
 
+def request_stop_unseen(files: JobFiles) -> None:
+    """Ask a job to stop; its folder looks as before, as it may on a shared file system that caches it."""
+    wait_for(files.heartbeat)
+    seen = files.folder.stat()
+    files.stop.write_text("no longer wanted\n")
+    os.utime(files.folder, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+
+
 def test_a_request_that_a_cached_folder_does_not_show_is_found_now_and_then(tmp_path: Path) -> None:
     files = make_job(tmp_path, SLEEPS)
     process = start_worker(files, patches={"supervision.job_watch.SURE_S": 0.3, "worker.STOP_GRACE_S": 0.0})
     try:
         wait_for(tmp_path / "begun")
-        wait_for(files.heartbeat)
-        seen = files.folder.stat()
-        files.stop.write_text("no longer wanted\n")
-        os.utime(files.folder, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+        request_stop_unseen(files)
         assert process.wait(60) == 0
     finally:
         end(process)
@@ -307,10 +312,7 @@ def test_a_request_that_a_cached_folder_does_not_show_is_found_when_a_signal_com
     process = start_worker(files, patches={"worker.WATCH_S": 3600.0, "worker.LONGEST_WATCH_S": 3600.0})
     try:
         wait_for(tmp_path / "begun")
-        wait_for(files.heartbeat)
-        seen = files.folder.stat()
-        files.stop.write_text("no longer wanted\n")
-        os.utime(files.folder, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+        request_stop_unseen(files)
         process.terminate()
         assert process.wait(60) == 0
     finally:
